@@ -1,0 +1,54 @@
+/** A captured step on the CPU: its calls as one list of words, its temporaries in one arena. */
+import type { Arg, KernelCall, Program, Recording } from '../device.ts';
+import { sizeOf } from '../dtype.ts';
+import type { Native, NativeProgram } from '../native.ts';
+import { planArena } from '../plan.ts';
+import type { CpuDevice, CpuMemory } from './device.ts';
+
+export class CpuProgram implements Program {
+  readonly calls: readonly KernelCall[];
+  readonly arenaBytes: number;
+  private readonly device: CpuDevice;
+  private readonly native: Native;
+  private readonly arena: CpuMemory;
+  private handle: NativeProgram | undefined;
+
+  constructor(device: CpuDevice, native: Native, recording: Recording) {
+    this.device = device;
+    this.native = native;
+    this.calls = recording.calls;
+    const plan = planArena(recording.calls, recording.temporaries);
+    this.arenaBytes = plan.bytes;
+    this.arena = device.allocate('u8', plan.bytes);
+    const address = (arg: Arg): number => {
+      const base = plan.offsets.get(arg.memory);
+      const start = base === undefined ? (arg.memory as CpuMemory).address : this.arena.address + base;
+      if (base === undefined && start === 0) throw new Error('a captured step uses memory that was freed: keep() it');
+      return start + arg.offset * sizeOf(arg.memory.dtype);
+    };
+    const size = recording.calls.reduce((n, c) => n + 4 + 2 * c.args.length + c.ints.length + c.floats.length, 0);
+    const words = new Float64Array(size);
+    let at = 0;
+    for (const call of recording.calls) at = device.encode(call, words, at, address);
+    this.handle = native.program(words);
+  }
+
+  async run(): Promise<void> {
+    await this.native.run(this.live(), false);
+  }
+
+  async profile(): Promise<Float64Array> {
+    return (await this.native.run(this.live(), true)) as Float64Array;
+  }
+
+  dispose(): void {
+    if (!this.handle) return;
+    this.handle = undefined;
+    this.device.release(this.arena);
+  }
+
+  private live(): NativeProgram {
+    if (!this.handle) throw new Error('this program was disposed');
+    return this.handle;
+  }
+}
