@@ -1,0 +1,30 @@
+/** The engine's public face: tensors, ops, gradients, captured steps. */
+import { add } from './ops/binary.ts';
+import { ones, zeros } from './ops/create.ts';
+import { useGradOps } from './tape.ts';
+
+useGradOps({
+  ones: (t) => ones(t.device, t.shape, t.dtype),
+  zeros: (t) => zeros(t.device, t.shape, t.dtype),
+  add,
+});
+
+export { capture, type Captured, trace } from './capture.ts';
+export { type Aval, type Op, opTable } from './op.ts';
+export * from './ops/attention.ts';
+export * from './ops/binary.ts';
+export * from './ops/conv.ts';
+export * from './ops/create.ts';
+export * from './ops/gated.ts';
+export * from './ops/gather.ts';
+export * from './ops/loss.ts';
+export * from './ops/matmul.ts';
+export * from './ops/norm.ts';
+export * from './ops/optim.ts';
+export * from './ops/random.ts';
+export * from './ops/reduce.ts';
+export { concat, expand, pad, permute, reshape, slice, split, stack, transpose } from './ops/shape.ts';
+export * from './ops/unary.ts';
+export { scope } from './scope.ts';
+export { gradients, noGrad } from './tape.ts';
+export { type Shape, sizeOfShape, Tensor } from './tensor.ts';

@@ -1,0 +1,139 @@
+/**
+ * One op = one row: name, shape rule, kernel calls, cost, gradient. apply() is the only way to compute: it checks,
+ * allocates, dispatches, records for captured steps, and notes the op on the tape.
+ */
+import type { Arg, Cost, KernelCall } from '../backend/device.ts';
+import { type DType, sizeOf } from '../backend/dtype.ts';
+import { AnsatzError } from '../backend/errors.ts';
+import { activeRecorder } from './capture.ts';
+import { gradEnabled, nextSequence, type TapeNode } from './tape.ts';
+import { sizeOfShape, type Shape, Tensor } from './tensor.ts';
+
+/** Shape and dtype of a tensor without its values. */
+export interface Aval {
+  readonly shape: Shape;
+  readonly dtype: DType;
+}
+
+export type Inputs = readonly (Tensor | null)[];
+
+/** A kernel call before its cost is attached. */
+export interface Launch {
+  readonly kernel: string;
+  readonly args: readonly (Arg | null)[];
+  readonly ints?: readonly number[];
+  readonly floats?: readonly number[];
+}
+
+export interface GradContext<P> {
+  readonly inputs: Inputs;
+  readonly outputs: readonly Tensor[];
+  /** Gradient of each output; null where nothing depends on it. */
+  readonly grads: readonly (Tensor | null)[];
+  readonly params: P;
+  /** Whether input k's gradient is wanted at all. */
+  needs(k: number): boolean;
+}
+
+export interface Op<P> {
+  readonly name: string;
+  /** Output shapes and dtypes. Throws AnsatzError when the inputs do not fit together. */
+  infer(inputs: Inputs, params: P): Aval[];
+  /** The kernel calls that fill the outputs. Inference of shapes has succeeded. */
+  launch(inputs: Inputs, outputs: readonly Tensor[], params: P): Launch | Launch[];
+  /** Floating-point operations (a multiply-add counts two). */
+  flops(inputs: Inputs, outputs: readonly Tensor[], params: P): number;
+  /** Bytes moved at least; by default every input read and every output written once. */
+  bytes?(inputs: Inputs, outputs: readonly Tensor[], params: P): number;
+  /** Gradients of the inputs, in order; null where there is none. Absent: not differentiable. */
+  gradient?(context: GradContext<P>): (Tensor | null)[];
+  /** Output 0 shares input 0's storage (reshape): nothing is allocated or launched. */
+  readonly view?: boolean;
+  /** Updates inputs in place and has no outputs of its own (optimisers). */
+  readonly inPlace?: boolean;
+}
+
+/** Every op by name: the table that tests, accounting and docs walk. */
+export const opTable = new Map<string, Op<unknown>>();
+
+/** Adds a row to the table. */
+export function defineOp<P>(op: Op<P>): Op<P> {
+  if (opTable.has(op.name)) throw new Error(`op '${op.name}' is defined twice`);
+  opTable.set(op.name, op as Op<unknown>);
+  return op;
+}
+
+const tensorBytes = (t: Tensor): number => t.size * sizeOf(t.dtype);
+
+function costOf<P>(op: Op<P>, inputs: Inputs, outputs: readonly Tensor[], params: P): Cost {
+  if (op.bytes) return { flops: op.flops(inputs, outputs, params), bytes: op.bytes(inputs, outputs, params) };
+  let bytes = 0;
+  for (let k = 0; k < inputs.length; k++) if (inputs[k]) bytes += tensorBytes(inputs[k]!);
+  for (let k = 0; k < outputs.length; k++) bytes += tensorBytes(outputs[k]);
+  return { flops: op.flops(inputs, outputs, params), bytes };
+}
+
+const none: readonly number[] = [];
+
+function dispatch(first: Tensor, launch: Launch, cost: Cost | undefined): void {
+  const recorder = activeRecorder();
+  const call: KernelCall = {
+    kernel: launch.kernel,
+    args: launch.args,
+    ints: launch.ints ?? none,
+    floats: launch.floats ?? none,
+    cost,
+  };
+  first.device.dispatch(call);
+  if (recorder) recorder.calls.push(call);
+}
+
+/** Runs an op on its inputs and returns its outputs. */
+export function apply<P>(op: Op<P>, inputs: Inputs, params: P): Tensor[] {
+  let first: Tensor | null = null;
+  let wantsGrad = false;
+  for (let k = 0; k < inputs.length; k++) {
+    const t = inputs[k];
+    if (!t) continue;
+    if (t.storage.released) throw new AnsatzError(`${op.name}: input ${k} was freed: the scope it was made in has ended`);
+    if (first === null) first = t;
+    else if (t.device !== first.device)
+      throw new AnsatzError(`${op.name}: input ${k} is on ${t.device.kind}, the first on ${first.device.kind}`);
+    if (t.requiresGrad) wantsGrad = true;
+  }
+  if (first === null) throw new AnsatzError(`${op.name}: no input tensor`);
+
+  const avals = op.infer(inputs, params);
+  const outputs = new Array<Tensor>(avals.length);
+  if (op.view) outputs[0] = new Tensor(first.storage, avals[0].dtype, avals[0].shape, viewOffset(op, inputs, params));
+  else for (let k = 0; k < avals.length; k++) outputs[k] = Tensor.empty(first.device, avals[k].dtype, avals[k].shape);
+
+  if (!op.view) {
+    const launch = op.launch(inputs, outputs, params);
+    const recorder = activeRecorder();
+    // Costs are only looked at in recorded steps: eager calls do not pay for them.
+    const cost = recorder ? costOf(op, inputs, outputs, params) : undefined;
+    if (recorder) for (let k = 0; k < outputs.length; k++) recorder.made.push(outputs[k].storage);
+    if (Array.isArray(launch)) {
+      const part = cost && { flops: cost.flops / launch.length, bytes: cost.bytes / launch.length };
+      for (let k = 0; k < launch.length; k++) dispatch(first, launch[k], part);
+    } else dispatch(first, launch, cost);
+  }
+
+  if (wantsGrad && gradEnabled() && op.gradient) {
+    const node: TapeNode = { op: op as Op<unknown>, inputs, outputs, params, sequence: nextSequence() };
+    for (let k = 0; k < outputs.length; k++) {
+      if (outputs[k].dtype === 'i32' || outputs[k].dtype === 'u8') continue;
+      outputs[k].requiresGrad = true;
+      outputs[k].node = node;
+    }
+  }
+  return outputs;
+}
+
+/** A view op says where its output starts through `params.offset`. */
+function viewOffset<P>(_op: Op<P>, inputs: Inputs, params: P): number {
+  return inputs[0]!.offset + ((params as { offset?: number }).offset ?? 0);
+}
+
+export const elements = (a: Aval): number => sizeOfShape(a.shape);

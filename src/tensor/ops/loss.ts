@@ -1,0 +1,151 @@
+/** Cross-entropy on logits, and fused with the output projection so that logits are never stored. */
+import { AnsatzError } from '../../backend/errors.ts';
+import { apply, defineOp } from '../op.ts';
+import type { Tensor } from '../tensor.ts';
+import { cast, scaleBy } from './binary.ts';
+import { show, wantDType, wantFloat } from './common.ts';
+import type { Compute } from './matmul.ts';
+import { reshape } from './shape.ts';
+
+/** Targets with this id do not count. */
+export const IGNORE = -1;
+
+interface CrossEntropyParams {
+  readonly smoothing: number;
+  /** Coefficient of lse^2, which keeps logits from drifting (z-loss; Chowdhery et al. 2022). */
+  readonly zcoef: number;
+  readonly ignore: number;
+}
+
+const rowsOf = (logits: Tensor): [number, number] => [logits.size / logits.shape[logits.rank - 1], logits.shape[logits.rank - 1]];
+
+/** Inputs: logits [..., V], targets i32 [...]. Outputs: loss and log-sum-exp per row, f32. */
+const crossEntropyOp = defineOp<CrossEntropyParams>({
+  name: 'cross_entropy',
+  infer: ([x, target]) => {
+    wantFloat(x, 'cross_entropy');
+    wantDType(target, 'i32', 'cross_entropy', 'targets');
+    const shape = x!.shape.slice(0, -1);
+    if (show(shape) !== show(target!.shape)) throw new AnsatzError(`cross_entropy: targets ${show(target!.shape)} for logits ${show(x!.shape)}`);
+    return [
+      { shape, dtype: 'f32' },
+      { shape, dtype: 'f32' },
+    ];
+  },
+  launch: ([x, target], [loss, lse], p) => ({
+    kernel: 'cross_entropy',
+    args: [loss.arg(), lse.arg(), x!.arg(), target!.arg()],
+    ints: [...rowsOf(x!), p.ignore],
+    floats: [p.smoothing, p.zcoef],
+  }),
+  flops: ([x]) => 4 * x!.size,
+  gradient: ({ inputs: [x, target], outputs: [, lse], grads: [dloss], params }) => [apply(crossEntropyBwd, [x, lse, target, dloss], params)[0], null],
+});
+const crossEntropyBwd = defineOp<CrossEntropyParams>({
+  name: 'cross_entropy_bwd',
+  infer: ([x]) => [{ shape: x!.shape, dtype: x!.dtype }],
+  launch: ([x, lse, target, dloss], [dx], p) => ({
+    kernel: 'cross_entropy_bwd',
+    args: [dx.arg(), x!.arg(), lse!.arg(), target!.arg(), dloss!.arg()],
+    ints: [...rowsOf(x!), p.ignore],
+    floats: [p.smoothing, p.zcoef],
+  }),
+  flops: ([x]) => 4 * x!.size,
+});
+
+/** Cross-entropy of each row, f32; 0 where the target is ignored. */
+export const crossEntropy = (logits: Tensor, targets: Tensor, options: { smoothing?: number; zLoss?: number; ignore?: number } = {}): Tensor =>
+  apply(crossEntropyOp, [logits, targets], {
+    smoothing: options.smoothing ?? 0,
+    zcoef: options.zLoss ?? 0,
+    ignore: options.ignore ?? IGNORE,
+  })[0];
+
+interface LinearLossParams {
+  readonly zcoef: number;
+  readonly logitScale: number;
+  readonly compute: Compute;
+  readonly ignore: number;
+  /** Whether gradients are computed along with the loss. */
+  readonly grads: boolean;
+}
+
+/**
+ * Inputs: h [rows, d], w [V, d], targets i32 [rows], rowscale f32 [rows] or null.
+ * Outputs: loss per row; with `grads`, d(sum(rowscale loss))/dh and /dw, made in the same sweep over the logits.
+ */
+const linearLossOp = defineOp<LinearLossParams>({
+  name: 'linear_cross_entropy',
+  infer: ([h, w, target, rowscale], p) => {
+    wantFloat(h, 'linear_cross_entropy');
+    wantFloat(w, 'linear_cross_entropy');
+    wantDType(target, 'i32', 'linear_cross_entropy', 'targets');
+    wantDType(rowscale, 'f32', 'linear_cross_entropy', 'row scales');
+    if (h!.rank !== 2 || w!.rank !== 2 || h!.shape[1] !== w!.shape[1] || target!.size !== h!.shape[0])
+      throw new AnsatzError(`linear_cross_entropy: h ${show(h!.shape)}, w ${show(w!.shape)}, targets ${show(target!.shape)} do not fit`);
+    return [
+      { shape: [h!.shape[0]], dtype: 'f32' },
+      ...(p.grads ? [{ shape: h!.shape, dtype: h!.dtype }, { shape: w!.shape, dtype: 'f32' as const }] : []),
+    ];
+  },
+  launch: ([h, w, target, rowscale], [loss, dh, dw], p) => ({
+    kernel: 'linear_cross_entropy',
+    args: [loss.arg(), dh?.arg() ?? null, dw?.arg() ?? null, h!.arg(), w!.arg(), target!.arg(), rowscale?.arg() ?? null],
+    ints: [h!.shape[0], h!.shape[1], w!.shape[0], p.ignore, p.compute === 'bf16' ? 1 : 0],
+    floats: [p.zcoef, p.logitScale],
+  }),
+  flops: ([h, w], _, p) => (p.grads ? 6 : 2) * h!.shape[0] * h!.shape[1] * w!.shape[0],
+});
+
+/** sum(rowscale * loss) as one number, with the gradients already at hand. */
+const weightedLossOp = defineOp<Record<string, never>>({
+  name: 'weighted_loss',
+  // Inputs: loss rows, rowscale, h, w, dh, dw. The tape sees h and w; dh and dw are what it multiplies.
+  infer: () => [{ shape: [], dtype: 'f32' }],
+  launch: ([loss, rowscale], [y]) => ({
+    kernel: 'matmul',
+    args: [y.arg(), loss!.arg(), rowscale!.arg(), null, null],
+    ints: [1, 1, 1, loss!.size, 0, 0, 0, 0, 0, 0],
+    floats: [1],
+  }),
+  flops: ([loss]) => 2 * loss!.size,
+  bytes: ([loss]) => 8 * loss!.size,
+  gradient: ({ inputs: [, , , w, dh, dw], grads: [g], needs }) => [
+    null,
+    null,
+    needs(2) ? scaleBy(dh!, g!) : null,
+    needs(3) ? cast(scaleBy(dw!, g!), w!.dtype) : null,
+    null,
+    null,
+  ],
+});
+
+export interface LinearLossOptions {
+  zLoss?: number;
+  /** Factor on the logits. */
+  logitScale?: number;
+  compute?: Compute;
+  ignore?: number;
+}
+
+/**
+ * Cross-entropy of h w^T without storing the logits: they are made in chunks of rows, and their gradient is used up
+ * within the chunk. Returns sum(rowscale * loss) (a scalar) and the unscaled loss of each row.
+ * h [..., d], w [V, d], targets i32 [...], rowscale f32 [...].
+ */
+export function linearCrossEntropy(h: Tensor, w: Tensor, targets: Tensor, rowscale: Tensor, options: LinearLossOptions = {}): { loss: Tensor; rows: Tensor } {
+  const d = h.shape[h.rank - 1];
+  const flat = reshape(h, [h.size / d, d]);
+  const grads = h.requiresGrad || w.requiresGrad;
+  const p: LinearLossParams = {
+    zcoef: options.zLoss ?? 0,
+    logitScale: options.logitScale ?? 1,
+    compute: options.compute ?? 'f32',
+    ignore: options.ignore ?? IGNORE,
+    grads,
+  };
+  const weights = reshape(rowscale, [flat.shape[0]]);
+  const [rows, dh, dw] = apply(linearLossOp, [flat, w, reshape(targets, [flat.shape[0]]), weights], p);
+  const loss = apply(weightedLossOp, [rows, weights, flat, w, dh ?? null, dw ?? null], {})[0];
+  return { loss, rows: reshape(rows, targets.shape) };
+}
