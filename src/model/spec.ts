@@ -1,0 +1,63 @@
+/**
+ * ModelSpec: everything that determines a model, as data. Every slot names a kind and its options; kinds come from a
+ * registry (src/nn/slots.ts), so a spec can combine parts that do not know of each other.
+ */
+import { z } from 'zod';
+import { AnsatzError } from '../backend/errors.ts';
+import { type SlotConfig, slotSchema } from '../nn/index.ts';
+
+export const modelSpecSchema = z.strictObject({
+  /** How blocks are stacked; layouts register themselves (src/model/layouts.ts). */
+  layout: z.string().default('decoder'),
+  /** Number of token ids. */
+  vocab: z.int().positive(),
+  /** Longest sequence that positions are made for. */
+  context: z.int().positive(),
+  /** Width of the residual stream, d. */
+  width: z.int().positive(),
+  /** Number of blocks. */
+  depth: z.int().positive(),
+  attention: slotSchema('attention'),
+  ffn: slotSchema('ffn'),
+  norm: slotSchema('norm').default({ kind: 'rms' }),
+  positions: slotSchema('positions').default({ kind: 'rope' }),
+  /** Output matrix = embedding matrix. */
+  tied: z.boolean().default(true),
+  /** Standard deviation of the embeddings at the start. */
+  embeddingStd: z.number().positive().default(0.02),
+  dropout: z.number().min(0).lt(1).default(0),
+  /** Coefficient of the z-loss on logits. */
+  zLoss: z.number().min(0).default(0),
+});
+
+export type ModelSpec = z.output<typeof modelSpecSchema>;
+export type ModelSpecInput = z.input<typeof modelSpecSchema>;
+
+/** One line a problem: where, what. */
+export function describeIssues(error: z.ZodError): string {
+  return error.issues.map((i) => `${i.path.length ? `${i.path.join('.')}: ` : ''}${i.message}`).join('; ');
+}
+
+/**
+ * Checks a spec and fills in defaults.
+ * @throws AnsatzError that names every field that is wrong.
+ */
+export function parseSpec(input: unknown): ModelSpec {
+  const parsed = modelSpecSchema.safeParse(input);
+  if (!parsed.success) throw new AnsatzError(`model spec: ${describeIssues(parsed.error)}`, { hint: 'see docs/spec.md for the fields' });
+  const spec = parsed.data;
+  headWidth(spec);
+  return spec;
+}
+
+/** Width of an attention head: stated, or width / heads. */
+export function headWidth(spec: Pick<ModelSpec, 'width' | 'attention'>): number {
+  const a = spec.attention as SlotConfig & { heads?: number; headWidth?: number };
+  if (a.headWidth) return a.headWidth;
+  const heads = a.heads ?? 1;
+  if (spec.width % heads)
+    throw new AnsatzError(`model spec: ${heads} heads do not divide width ${spec.width}`, {
+      hint: `use a number of heads that divides ${spec.width}, or set attention.headWidth`,
+    });
+  return spec.width / heads;
+}

@@ -1,0 +1,57 @@
+/** Feed-forward slot: a plain two-matrix layer, or a gated one. */
+import { z } from 'zod';
+import { add, dropout, gelu, geluErf, glu, relu, relu2, silu, type Tensor } from '../tensor/index.ts';
+import type { ForwardContext } from './context.ts';
+import { linear, matrix, vector } from './linear.ts';
+import { type ParamSpec, type ParamTree, tensorOf } from './module.ts';
+import { type ModelDims, registerSlot } from './slots.ts';
+
+const activations = { gelu, gelu_erf: geluErf, relu, relu2, silu } as const;
+
+const shared = {
+  /** Units of the hidden layer. */
+  hidden: z.int().positive(),
+  bias: z.boolean().default(false),
+  dropout: z.number().min(0).lt(1).default(0),
+};
+
+function down(p: ParamTree, h: Tensor, residual: Tensor, c: ForwardContext, o: { bias: boolean; dropout: number }): Tensor {
+  const bias = o.bias ? tensorOf(p, 'downBias') : null;
+  if (!c.random || o.dropout === 0) return linear(h, tensorOf(p, 'down'), c, { bias, addend: residual, out: 'f32' });
+  const y = linear(h, tensorOf(p, 'down'), c, { bias, out: 'f32' });
+  return add(residual, dropout(y, c.random, o.dropout, c.nextStream()));
+}
+
+const params = (dims: ModelDims, inner: number, hidden: number, bias: boolean): Record<string, ParamSpec> => ({
+  up: matrix(inner, dims.width),
+  down: matrix(dims.width, hidden, 1 / Math.sqrt(2 * dims.depth)),
+  ...(bias ? { upBias: vector(inner, 0), downBias: vector(dims.width, 0) } : {}),
+});
+
+registerSlot({
+  slot: 'ffn',
+  kind: 'mlp',
+  summary: 'up, activation, down',
+  options: z.strictObject({ ...shared, activation: z.enum(['gelu', 'gelu_erf', 'relu', 'relu2', 'silu']).default('gelu') }),
+  build: (o, { dims }) => ({
+    params: params(dims, o.hidden, o.hidden, o.bias),
+    forward: (p, x, residual, c) => {
+      const h = linear(x, tensorOf(p, 'up'), c, { bias: o.bias ? tensorOf(p, 'upBias') : null });
+      return down(p, activations[o.activation](h), residual, c, o);
+    },
+  }),
+});
+
+registerSlot({
+  slot: 'ffn',
+  kind: 'glu',
+  summary: 'gated: act(gate) times value (Shazeer 2020); gate and value are one packed matrix',
+  options: z.strictObject({ ...shared, activation: z.enum(['silu', 'gelu', 'relu', 'sigmoid', 'identity', 'gelu_erf']).default('silu') }),
+  build: (o, { dims }) => ({
+    params: params(dims, 2 * o.hidden, o.hidden, o.bias),
+    forward: (p, x, residual, c) => {
+      const h = linear(x, tensorOf(p, 'up'), c, { bias: o.bias ? tensorOf(p, 'upBias') : null });
+      return down(p, glu(h, o.activation), residual, c, o);
+    },
+  }),
+});

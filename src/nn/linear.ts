@@ -1,0 +1,34 @@
+/** Weight matrices: stored [out, in] as the ecosystem does, kept in f32, multiplied in the context's precision. */
+import type { DType } from '../backend/dtype.ts';
+import { matmul, type Tensor } from '../tensor/index.ts';
+import type { ForwardContext } from './context.ts';
+import type { ParamSpec } from './module.ts';
+
+/**
+ * A hidden matrix with variance 1/fan-in, times `gain` (residual outputs use 1/sqrt(2 depth), so that the residual
+ * stream's variance does not grow with depth; Radford et al. 2019).
+ */
+export function matrix(fanOut: number, fanIn: number, gain = 1): ParamSpec {
+  const init = { kind: 'normal', std: gain / Math.sqrt(fanIn) } as const;
+  return { shape: [fanOut, fanIn], init, role: 'hidden', fanIn, fanOut, decay: true };
+}
+
+export function vector(size: number, value: number): ParamSpec {
+  return { shape: [size], init: { kind: 'constant', value }, role: 'vector', fanIn: 1, fanOut: size, decay: false };
+}
+
+/** x W^T (+ bias) (+ addend). x [..., in], w [out, in] -> [..., out]. */
+export function linear(
+  x: Tensor,
+  w: Tensor,
+  c: ForwardContext,
+  options: { bias?: Tensor | null; addend?: Tensor | null; out?: DType } = {},
+): Tensor {
+  return matmul(x, w, {
+    transB: true,
+    compute: c.compute,
+    bias: options.bias ?? null,
+    addend: options.addend ?? null,
+    out: options.out ?? c.activation,
+  });
+}

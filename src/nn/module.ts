@@ -1,0 +1,108 @@
+/**
+ * Layers as data. A module says which parameters it has; its forward function takes them as an argument. So freezing,
+ * averaging, adapters and serialisation are functions over trees of tensors, not features of layers.
+ */
+import type { Device } from '../backend/device.ts';
+import { AnsatzError } from '../backend/errors.ts';
+import { fill, normal, RandomState, scope, sizeOfShape, type Shape, Tensor } from '../tensor/index.ts';
+
+export type Init = { readonly kind: 'normal'; readonly std: number } | { readonly kind: 'constant'; readonly value: number };
+
+/**
+ * What a parameter is for; parametrisations (muP) and optimiser groups read it.
+ * embedding: one-hot in, width out. hidden: width in and out. output: width in, vocabulary out. vector: norms, biases.
+ */
+export type Role = 'embedding' | 'hidden' | 'output' | 'vector' | (string & {});
+
+export interface ParamSpec {
+  readonly shape: Shape;
+  readonly init: Init;
+  readonly role: Role;
+  readonly fanIn: number;
+  readonly fanOut: number;
+  /** Whether weight decay applies: to matrices, not to norms and biases. */
+  readonly decay: boolean;
+}
+
+export interface Module {
+  readonly params?: Readonly<Record<string, ParamSpec>>;
+  readonly children?: Readonly<Record<string, Module>>;
+}
+
+/** Tensors under the names their modules gave them. */
+export type ParamTree = { readonly [name: string]: Tensor | ParamTree };
+
+/** A parameter by its dotted path ("blocks.3.ffn.up"). */
+export interface NamedParam {
+  readonly path: string;
+  readonly spec: ParamSpec;
+}
+
+/** Every parameter of a module, in a fixed order. */
+export function declared(module: Module, prefix = ''): NamedParam[] {
+  const own = Object.entries(module.params ?? {}).map(([name, spec]) => ({ path: prefix + name, spec }));
+  const below = Object.entries(module.children ?? {}).flatMap(([name, child]) => declared(child, `${prefix}${name}.`));
+  return [...own, ...below];
+}
+
+export const countParams = (module: Module): number => declared(module).reduce((n, p) => n + sizeOfShape(p.spec.shape), 0);
+
+/** FNV-1a: a parameter's random stream depends on its own path only, so that adding a part leaves the others' values. */
+function streamOf(path: string): number {
+  let h = 0x811c9dc5;
+  for (let k = 0; k < path.length; k++) h = Math.imul(h ^ path.charCodeAt(k), 0x01000193);
+  return h >>> 1;
+}
+
+/** Fresh f32 parameters, drawn on the device. Same seed, same path, same shape: same values. */
+export function initialise(module: Module, device: Device, seed: number): ParamTree {
+  return scope(() => {
+    const random = new RandomState(device, seed);
+    const tree = buildTree(declared(module), ({ path, spec }) => {
+      const t =
+        spec.init.kind === 'normal'
+          ? normal(random, spec.shape, streamOf(path), 0, spec.init.std)
+          : fill(device, spec.shape, spec.init.value);
+      return t.parameter();
+    });
+    random.tensor.dispose();
+    return tree;
+  });
+}
+
+/** A tree from named parameters. */
+export function buildTree(params: readonly NamedParam[], make: (p: NamedParam) => Tensor): ParamTree {
+  const root: Record<string, unknown> = {};
+  for (const p of params) {
+    const parts = p.path.split('.');
+    let at = root;
+    for (const part of parts.slice(0, -1)) at = (at[part] ??= {}) as Record<string, unknown>;
+    at[parts[parts.length - 1]] = make(p);
+  }
+  return root as ParamTree;
+}
+
+/** All tensors of a tree with their paths, in the tree's order. */
+export function flatten(tree: ParamTree, prefix = ''): { path: string; tensor: Tensor }[] {
+  return Object.entries(tree).flatMap(([name, value]) =>
+    value instanceof Tensor ? [{ path: prefix + name, tensor: value }] : flatten(value, `${prefix}${name}.`),
+  );
+}
+
+/** A tensor of a module's own parameters. */
+export function tensorOf(tree: ParamTree, name: string): Tensor {
+  const t = tree[name];
+  if (!(t instanceof Tensor)) throw new AnsatzError(`parameter '${name}' is missing`);
+  return t;
+}
+
+/** The parameters of a child. */
+export function childOf(tree: ParamTree, name: string): ParamTree {
+  const t = tree[name];
+  if (t instanceof Tensor) throw new AnsatzError(`'${name}' is a tensor, not a part`);
+  return t ?? {};
+}
+
+export function disposeTree(tree: ParamTree): void {
+  for (const { tensor } of flatten(tree)) tensor.dispose();
+}

@@ -1,0 +1,102 @@
+/**
+ * A model is a layout with slots: attention, ffn, norm, positions. What can stand in a slot registers itself here with
+ * its options and how to build it; a trick is one more registration. Shared code never asks which kind it has.
+ */
+import { z } from 'zod';
+import type { Device } from '../backend/device.ts';
+import { AnsatzError } from '../backend/errors.ts';
+import type { Tensor } from '../tensor/index.ts';
+import type { ForwardContext } from './context.ts';
+import type { Module, ParamTree } from './module.ts';
+
+/** Sizes that every part may need. */
+export interface ModelDims {
+  readonly width: number;
+  readonly depth: number;
+  readonly vocab: number;
+  readonly context: number;
+}
+
+/** Normalises rows; gives the activation dtype. */
+export interface Norm extends Module {
+  forward(p: ParamTree, x: Tensor, c: ForwardContext): Tensor;
+}
+
+/** Gives residual + f(x), so that the sum can be fused into the last product. x [B,T,d] activations, residual f32. */
+export interface Mixer extends Module {
+  forward(p: ParamTree, x: Tensor, residual: Tensor, c: ForwardContext): Tensor;
+}
+
+/** How positions enter; a kind implements what it needs. */
+export interface Positions extends Module {
+  /** Adds to the embeddings [B,T,d]. */
+  embed?(p: ParamTree, x: Tensor, c: ForwardContext): Tensor;
+  /** Turns the first `heads` heads of a packed [B,T,heads+...,D] tensor. */
+  rotate?(qkv: Tensor, heads: number, c: ForwardContext): Tensor;
+  /** Makes its constants on a device, before a step is captured there. */
+  prepare?(device: Device): void;
+  /** Bias on attention logits by relative distance, f32 [H, Tq+Tk-1]; p is the model's `positions` part. */
+  bias?(p: ParamTree, heads: number, tq: number, tk: number, c: ForwardContext): Tensor;
+}
+
+export interface SlotContext {
+  readonly dims: ModelDims;
+  /** The positions of the model, for the parts that apply them. */
+  readonly positions: Positions;
+}
+
+interface Slots {
+  norm: Norm;
+  attention: Mixer;
+  ffn: Mixer;
+  positions: Positions;
+}
+export type SlotName = keyof Slots;
+
+export interface SlotKind<N extends SlotName, C> {
+  readonly slot: N;
+  readonly kind: string;
+  /** One line for listings. */
+  readonly summary: string;
+  /** Options besides `kind`, with defaults. */
+  readonly options: z.ZodType<C>;
+  /** @throws AnsatzError when the options do not fit the model's sizes. */
+  build(config: C, context: SlotContext & { readonly headWidth: number }): Slots[N];
+}
+
+const registry = new Map<string, SlotKind<SlotName, unknown>>();
+
+export function registerSlot<N extends SlotName, C>(kind: SlotKind<N, C>): void {
+  registry.set(`${kind.slot}:${kind.kind}`, kind as unknown as SlotKind<SlotName, unknown>);
+}
+
+export const kindsOf = (slot: SlotName): SlotKind<SlotName, unknown>[] => [...registry.values()].filter((k) => k.slot === slot);
+
+export type SlotConfig = { readonly kind: string; readonly [option: string]: unknown };
+
+/** Schema of a slot: `kind` picks the options' schema. A bare string is a kind with its defaults. */
+export function slotSchema(slot: SlotName): z.ZodType<SlotConfig> {
+  return z.union([z.string(), z.looseObject({ kind: z.string() })]).transform((value, ctx): SlotConfig => {
+    const { kind, ...options } = typeof value === 'string' ? { kind: value } : value;
+    const known = registry.get(`${slot}:${kind}`);
+    if (!known) {
+      const names = kindsOf(slot).map((k) => k.kind);
+      ctx.addIssue({ code: 'custom', message: `unknown ${slot} '${kind}': choose from ${names.join(', ')}` });
+      return z.NEVER;
+    }
+    const parsed = known.options.safeParse(options);
+    if (!parsed.success) {
+      for (const issue of parsed.error.issues)
+        ctx.addIssue({ code: 'custom', message: issue.message, path: [...issue.path] as (string | number)[] });
+      return z.NEVER;
+    }
+    return { kind, ...(parsed.data as object) };
+  });
+}
+
+/** Builds what stands in a slot. */
+export function buildSlot<N extends SlotName>(slot: N, config: SlotConfig, context: SlotContext & { headWidth: number }): Slots[N] {
+  const known = registry.get(`${slot}:${config.kind}`);
+  if (!known) throw new AnsatzError(`unknown ${slot} '${config.kind}'`);
+  return known.build(config, context) as Slots[N];
+}
