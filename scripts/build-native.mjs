@@ -14,9 +14,28 @@ const native = join(root, 'native');
 const build = join(root, 'build');
 
 const avx2 = ['-mavx2', '-mfma', '-mf16c', '-mbmi', '-mbmi2'];
-const avx512 = [...avx2, '-mavx512f', '-mavx512bw', '-mavx512vl', '-mavx512dq', '-mavx512bf16', '-mavx512vnni', '-mavx512vbmi', '-mprefer-vector-width=512'];
+const avx512 = [
+  ...avx2,
+  '-mavx512f',
+  '-mavx512bw',
+  '-mavx512vl',
+  '-mavx512dq',
+  '-mavx512bf16',
+  '-mavx512vnni',
+  '-mavx512vbmi',
+  '-mprefer-vector-width=512',
+];
 const levelFlags = process.arch === 'x64' ? { portable: [], avx2, avx512 } : { portable: [] };
-const common = ['-std=c++17', '-O2', '-fPIC', '-fvisibility=hidden', '-Wall', '-Wno-psabi', '-Wno-unused-function', '-pthread'];
+const common = [
+  '-std=c++17',
+  '-O2',
+  '-fPIC',
+  '-fvisibility=hidden',
+  '-Wall',
+  '-Wno-psabi',
+  '-Wno-unused-function',
+  '-pthread',
+];
 const kernelFlags = ['-ffp-contract=fast', '-fno-math-errno', '-fno-trapping-math'];
 const include = ['node-addon-api', 'node-api-headers/include'].map((d) => `-I${join(root, 'node_modules', d)}`);
 
@@ -83,8 +102,7 @@ async function findCompiler() {
 
 export async function buildNative({ levels = Object.keys(levelFlags), quiet = false, json = false } = {}) {
   const started = Date.now();
-  if (!existsSync(join(root, 'node_modules', 'node-addon-api')))
-    fail('dependencies are not installed', 'npm ci');
+  if (!existsSync(join(root, 'node_modules', 'node-addon-api'))) fail('dependencies are not installed', 'npm ci');
   for (const l of levels)
     if (!(l in levelFlags)) fail(`unknown level '${l}'`, `choose from ${Object.keys(levelFlags).join(', ')}`);
   const { compiler, version } = await findCompiler();
@@ -96,7 +114,11 @@ export async function buildNative({ levels = Object.keys(levelFlags), quiet = fa
 
   const jobs = [];
   for (const file of [...sources('core'), ...sources('text'), registry])
-    jobs.push({ file, label: relative(root, file), args: [...common, ...include, '-DNAPI_DISABLE_CPP_EXCEPTIONS', '-DNAPI_VERSION=8'] });
+    jobs.push({
+      file,
+      label: relative(root, file),
+      args: [...common, ...include, '-DNAPI_DISABLE_CPP_EXCEPTIONS', '-DNAPI_VERSION=8'],
+    });
   for (const file of kernels)
     for (const level of levels)
       jobs.push({
@@ -105,7 +127,9 @@ export async function buildNative({ levels = Object.keys(levelFlags), quiet = fa
         args: [...common, ...kernelFlags, ...levelFlags[level], `-DANSATZ_LEVEL=${level}`],
       });
   for (const job of jobs) {
-    const key = createHash('sha256').update([version, ...job.args, job.label, closure(job.file)].join('\0')).digest('hex');
+    const key = createHash('sha256')
+      .update([version, ...job.args, job.label, closure(job.file)].join('\0'))
+      .digest('hex');
     job.object = join(build, 'obj', `${key.slice(0, 24)}.o`);
   }
 
@@ -131,12 +155,21 @@ export async function buildNative({ levels = Object.keys(levelFlags), quiet = fa
   if (tty && total) process.stdout.write('\r\x1b[K');
 
   const output = join(build, 'ansatz.node');
-  const stamp = createHash('sha256').update(jobs.map((j) => j.object).join('\n')).digest('hex');
+  const stamp = createHash('sha256')
+    .update(jobs.map((j) => j.object).join('\n'))
+    .digest('hex');
   const stampFile = join(build, 'ansatz.stamp');
   if (!existsSync(output) || !existsSync(stampFile) || readFileSync(stampFile, 'utf8') !== stamp) {
-    const shared = process.platform === 'darwin' ? ['-bundle', '-undefined', 'dynamic_lookup'] : ['-shared', '-Wl,--gc-sections'];
+    const shared =
+      process.platform === 'darwin' ? ['-bundle', '-undefined', 'dynamic_lookup'] : ['-shared', '-Wl,--gc-sections'];
     const temporary = `${output}.${process.pid}.tmp`;
-    const { code, output: text } = await run(compiler, [...shared, '-pthread', ...jobs.map((j) => j.object), '-o', temporary]);
+    const { code, output: text } = await run(compiler, [
+      ...shared,
+      '-pthread',
+      ...jobs.map((j) => j.object),
+      '-o',
+      temporary,
+    ]);
     if (code !== 0) {
       process.stderr.write(text);
       fail(`linking ${relative(root, output)} failed`, 'fix the error above, then npm run build');
@@ -151,14 +184,22 @@ export async function buildNative({ levels = Object.keys(levelFlags), quiet = fa
     }
   }
   const seconds = (Date.now() - started) / 1000;
-  if (json) process.stdout.write(`${JSON.stringify({ event: 'built', output, compiled: total, levels, compiler: version, seconds })}\n`);
-  else if (!quiet) process.stdout.write(`native addon ready: ${relative(root, output)} (${total} compiled, ${seconds.toFixed(1)} s)\n`);
+  if (json)
+    process.stdout.write(
+      `${JSON.stringify({ event: 'built', output, compiled: total, levels, compiler: version, seconds })}\n`,
+    );
+  else if (!quiet)
+    process.stdout.write(
+      `native addon ready: ${relative(root, output)} (${total} compiled, ${seconds.toFixed(1)} s)\n`,
+    );
 }
 
 if (process.argv[1] && resolve(process.argv[1]) === fileURLToPath(import.meta.url)) {
   const argv = process.argv.slice(2);
   if (argv.includes('--help')) {
-    process.stdout.write('usage: npm run build -- [--levels portable,avx2,avx512] [--quiet] [--json]\n\nBuilds build/ansatz.node with g++ or clang++ (CXX overrides). Unchanged files are not compiled again.\n');
+    process.stdout.write(
+      'usage: npm run build -- [--levels portable,avx2,avx512] [--quiet] [--json]\n\nBuilds build/ansatz.node with g++ or clang++ (CXX overrides). Unchanged files are not compiled again.\n',
+    );
     process.exit(0);
   }
   const at = argv.indexOf('--levels');

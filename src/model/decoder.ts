@@ -4,7 +4,16 @@
  * Shapes: B batch, T tokens, d width, V vocabulary.
  */
 import type { Device } from '../backend/device.ts';
-import { buildSlot, childOf, type ForwardContext, type Mixer, type Module, type Norm, type ParamTree, tensorOf } from '../nn/index.ts';
+import {
+  buildSlot,
+  childOf,
+  type ForwardContext,
+  type Mixer,
+  type Module,
+  type Norm,
+  type ParamTree,
+  tensorOf,
+} from '../nn/index.ts';
 import { add, dropout, embedding, linearCrossEntropy, matmul, type Tensor } from '../tensor/index.ts';
 import type { Batch, Loss, Model } from './model.ts';
 import { headWidth, type ModelSpec } from './spec.ts';
@@ -35,11 +44,27 @@ export function buildDecoder(spec: ModelSpec): Model {
     block(norm(), buildSlot('attention', spec.attention, slots), norm(), buildSlot('ffn', spec.ffn, slots)),
   );
   const finalNorm = norm();
-  const table = { shape: [vocab, width], init: { kind: 'normal', std: spec.embeddingStd }, fanIn: 1, fanOut: width, decay: true } as const;
+  const table = {
+    shape: [vocab, width],
+    init: { kind: 'normal', std: spec.embeddingStd },
+    fanIn: 1,
+    fanOut: width,
+    decay: true,
+  } as const;
   const embed: Module = { params: { weight: { ...table, role: 'embedding' } } };
   const head: Module = spec.tied
     ? {}
-    : { params: { weight: { ...table, role: 'output', init: { kind: 'normal', std: 1 / Math.sqrt(width) }, fanIn: width, fanOut: vocab } } };
+    : {
+        params: {
+          weight: {
+            ...table,
+            role: 'output',
+            init: { kind: 'normal', std: 1 / Math.sqrt(width) },
+            fanIn: width,
+            fanOut: vocab,
+          },
+        },
+      };
 
   const output = (p: ParamTree): Tensor => tensorOf(childOf(p, spec.tied ? 'embed' : 'head'), 'weight');
 
@@ -70,7 +95,10 @@ export function buildDecoder(spec: ModelSpec): Model {
     logits: (p, h, c) => matmul(h, output(p), { transB: true, compute: c.compute, out: 'f32' }),
     loss: (p, batch, c): Loss => {
       const h = hidden(p, batch, c);
-      const { loss, rows } = linearCrossEntropy(h, output(p), batch.targets, batch.weights, { zLoss: spec.zLoss, compute: c.compute });
+      const { loss, rows } = linearCrossEntropy(h, output(p), batch.targets, batch.weights, {
+        zLoss: spec.zLoss,
+        compute: c.compute,
+      });
       let total = loss;
       for (const term of c.losses.values()) total = add(total, term);
       return { total, rows };

@@ -49,6 +49,7 @@ export const registerLayout = (name: string, layout: Layout): void => {
 export function buildModel(input: ModelSpecInput | ModelSpec): Model {
   const spec = parseSpec(input);
   const layout = layouts.get(spec.layout);
-  if (!layout) throw new AnsatzError(`model spec: unknown layout '${spec.layout}': choose from ${[...layouts.keys()].join(', ')}`);
+  if (!layout)
+    throw new AnsatzError(`model spec: unknown layout '${spec.layout}': choose from ${[...layouts.keys()].join(', ')}`);
   return layout(spec);
 }

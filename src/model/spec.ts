@@ -44,7 +44,8 @@ export function describeIssues(error: z.ZodError): string {
  */
 export function parseSpec(input: unknown): ModelSpec {
   const parsed = modelSpecSchema.safeParse(input);
-  if (!parsed.success) throw new AnsatzError(`model spec: ${describeIssues(parsed.error)}`, { hint: 'see docs/spec.md for the fields' });
+  if (!parsed.success)
+    throw new AnsatzError(`model spec: ${describeIssues(parsed.error)}`, { hint: 'see docs/spec.md for the fields' });
   const spec = parsed.data;
   headWidth(spec);
   return spec;

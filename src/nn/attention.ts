@@ -1,7 +1,7 @@
 /** Attention slot: softmax attention with grouped-query heads, an optional window, and fused projections. */
 import { z } from 'zod';
 import { AnsatzError } from '../backend/errors.ts';
-import { attentionPacked, dropout, add, reshape } from '../tensor/index.ts';
+import { add, attentionPacked, dropout, reshape } from '../tensor/index.ts';
 import { linear, matrix, vector } from './linear.ts';
 import { type ParamSpec, tensorOf } from './module.ts';
 import { registerSlot } from './slots.ts';
@@ -24,7 +24,8 @@ registerSlot({
   build: (config, { dims, positions, headWidth: d }) => {
     const { heads, window, bias } = config;
     const kvHeads = config.kvHeads ?? heads;
-    if (heads % kvHeads) throw new AnsatzError(`attention: ${heads} query heads do not share ${kvHeads} key heads evenly`);
+    if (heads % kvHeads)
+      throw new AnsatzError(`attention: ${heads} query heads do not share ${kvHeads} key heads evenly`);
     const packed = (heads + 2 * kvHeads) * d;
     return {
       params: {
@@ -38,10 +39,16 @@ registerSlot({
         qkv = reshape(qkv, [b, t, heads + 2 * kvHeads, d]);
         if (positions.rotate) qkv = positions.rotate(qkv, heads + kvHeads, c);
         const relative = positions.bias ? positions.bias(c.positionParams, heads, t, t, c) : null;
-        const mixed = attentionPacked(qkv, heads, kvHeads, { causal: true, window, segments: c.segments, bias: relative });
+        const mixed = attentionPacked(qkv, heads, kvHeads, {
+          causal: true,
+          window,
+          segments: c.segments,
+          bias: relative,
+        });
         const flat = reshape(mixed, [b, t, heads * d]);
         const outBias = bias ? tensorOf(p, 'outBias') : null;
-        if (!c.random || config.dropout === 0) return linear(flat, tensorOf(p, 'out'), c, { bias: outBias, addend: residual, out: 'f32' });
+        if (!c.random || config.dropout === 0)
+          return linear(flat, tensorOf(p, 'out'), c, { bias: outBias, addend: residual, out: 'f32' });
         const y = linear(flat, tensorOf(p, 'out'), c, { bias: outBias, out: 'f32' });
         return add(residual, dropout(y, c.random, config.dropout, c.nextStream()));
       },

@@ -24,7 +24,9 @@ export interface ForwardContext {
   readonly losses: Map<string, Tensor>;
 }
 
-export function forwardContext(options: Partial<ForwardContext> & Pick<ForwardContext, 'device' | 'compute'>): ForwardContext {
+export function forwardContext(
+  options: Partial<ForwardContext> & Pick<ForwardContext, 'device' | 'compute'>,
+): ForwardContext {
   let stream = 0;
   return {
     activation: options.compute === 'bf16' ? 'bf16' : 'f32',

@@ -15,7 +15,13 @@ const shared = {
   dropout: z.number().min(0).lt(1).default(0),
 };
 
-function down(p: ParamTree, h: Tensor, residual: Tensor, c: ForwardContext, o: { bias: boolean; dropout: number }): Tensor {
+function down(
+  p: ParamTree,
+  h: Tensor,
+  residual: Tensor,
+  c: ForwardContext,
+  o: { bias: boolean; dropout: number },
+): Tensor {
   const bias = o.bias ? tensorOf(p, 'downBias') : null;
   if (!c.random || o.dropout === 0) return linear(h, tensorOf(p, 'down'), c, { bias, addend: residual, out: 'f32' });
   const y = linear(h, tensorOf(p, 'down'), c, { bias, out: 'f32' });
@@ -32,7 +38,10 @@ registerSlot({
   slot: 'ffn',
   kind: 'mlp',
   summary: 'up, activation, down',
-  options: z.strictObject({ ...shared, activation: z.enum(['gelu', 'gelu_erf', 'relu', 'relu2', 'silu']).default('gelu') }),
+  options: z.strictObject({
+    ...shared,
+    activation: z.enum(['gelu', 'gelu_erf', 'relu', 'relu2', 'silu']).default('gelu'),
+  }),
   build: (o, { dims }) => ({
     params: params(dims, o.hidden, o.hidden, o.bias),
     forward: (p, x, residual, c) => {
@@ -46,7 +55,10 @@ registerSlot({
   slot: 'ffn',
   kind: 'glu',
   summary: 'gated: act(gate) times value (Shazeer 2020); gate and value are one packed matrix',
-  options: z.strictObject({ ...shared, activation: z.enum(['silu', 'gelu', 'relu', 'sigmoid', 'identity', 'gelu_erf']).default('silu') }),
+  options: z.strictObject({
+    ...shared,
+    activation: z.enum(['silu', 'gelu', 'relu', 'sigmoid', 'identity', 'gelu_erf']).default('silu'),
+  }),
   build: (o, { dims }) => ({
     params: params(dims, 2 * o.hidden, o.hidden, o.bias),
     forward: (p, x, residual, c) => {

@@ -4,9 +4,11 @@
  */
 import type { Device } from '../backend/device.ts';
 import { AnsatzError } from '../backend/errors.ts';
-import { fill, normal, RandomState, scope, sizeOfShape, type Shape, Tensor } from '../tensor/index.ts';
+import { fill, normal, RandomState, type Shape, scope, sizeOfShape, Tensor } from '../tensor/index.ts';
 
-export type Init = { readonly kind: 'normal'; readonly std: number } | { readonly kind: 'constant'; readonly value: number };
+export type Init =
+  | { readonly kind: 'normal'; readonly std: number }
+  | { readonly kind: 'constant'; readonly value: number };
 
 /**
  * What a parameter is for; parametrisations (muP) and optimiser groups read it.
@@ -45,7 +47,8 @@ export function declared(module: Module, prefix = ''): NamedParam[] {
   return [...own, ...below];
 }
 
-export const countParams = (module: Module): number => declared(module).reduce((n, p) => n + sizeOfShape(p.spec.shape), 0);
+export const countParams = (module: Module): number =>
+  declared(module).reduce((n, p) => n + sizeOfShape(p.spec.shape), 0);
 
 /** FNV-1a: a parameter's random stream depends on its own path only, so that adding a part leaves the others' values. */
 function streamOf(path: string): number {

@@ -8,7 +8,11 @@ import { tensorOf } from './module.ts';
 import { registerSlot } from './slots.ts';
 
 /** cos and sin of position / theta^(2k/R), f32 [positions, R/2] each (Su et al. 2021). */
-export function rotaryTables(positions: number, rotated: number, theta: number): { cos: Float32Array; sin: Float32Array } {
+export function rotaryTables(
+  positions: number,
+  rotated: number,
+  theta: number,
+): { cos: Float32Array; sin: Float32Array } {
   const half = rotated / 2;
   const cos = new Float32Array(positions * half);
   const sin = new Float32Array(positions * half);
@@ -81,7 +85,8 @@ registerSlot({
 
 function firstRows(table: Tensor, x: Tensor, _c: ForwardContext): Tensor {
   const [, t, d] = x.shape;
-  if (t > table.shape[0]) throw new AnsatzError(`positions learned: ${t} tokens, the model's context is ${table.shape[0]}`);
+  if (t > table.shape[0])
+    throw new AnsatzError(`positions learned: ${t} tokens, the model's context is ${table.shape[0]}`);
   return reshape(slice(table, 0, 0, t), [1, t, d]);
 }
 

@@ -70,7 +70,8 @@ export function registerSlot<N extends SlotName, C>(kind: SlotKind<N, C>): void 
   registry.set(`${kind.slot}:${kind.kind}`, kind as unknown as SlotKind<SlotName, unknown>);
 }
 
-export const kindsOf = (slot: SlotName): SlotKind<SlotName, unknown>[] => [...registry.values()].filter((k) => k.slot === slot);
+export const kindsOf = (slot: SlotName): SlotKind<SlotName, unknown>[] =>
+  [...registry.values()].filter((k) => k.slot === slot);
 
 export type SlotConfig = { readonly kind: string; readonly [option: string]: unknown };
 
@@ -95,7 +96,11 @@ export function slotSchema(slot: SlotName): z.ZodType<SlotConfig> {
 }
 
 /** Builds what stands in a slot. */
-export function buildSlot<N extends SlotName>(slot: N, config: SlotConfig, context: SlotContext & { headWidth: number }): Slots[N] {
+export function buildSlot<N extends SlotName>(
+  slot: N,
+  config: SlotConfig,
+  context: SlotContext & { headWidth: number },
+): Slots[N] {
   const known = registry.get(`${slot}:${config.kind}`);
   if (!known) throw new AnsatzError(`unknown ${slot} '${config.kind}'`);
   return known.build(config, context) as Slots[N];

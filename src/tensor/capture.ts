@@ -5,7 +5,7 @@
  * learning rate, random state) before run(). Tensors that fn returns keep their place and hold the newest result.
  */
 import type { Device, KernelCall, Memory, Program } from '../backend/device.ts';
-import { scope, type Storage } from './scope.ts';
+import { type Storage, scope } from './scope.ts';
 
 interface Recorder {
   readonly calls: KernelCall[];

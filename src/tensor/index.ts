@@ -9,7 +9,7 @@ useGradOps({
   add,
 });
 
-export { capture, type Captured, trace } from './capture.ts';
+export { type Captured, capture, trace } from './capture.ts';
 export { type Aval, type Op, opTable } from './op.ts';
 export * from './ops/attention.ts';
 export * from './ops/binary.ts';

@@ -7,7 +7,7 @@ import { type DType, sizeOf } from '../backend/dtype.ts';
 import { AnsatzError } from '../backend/errors.ts';
 import { activeRecorder } from './capture.ts';
 import { gradEnabled, nextSequence, type TapeNode } from './tape.ts';
-import { sizeOfShape, type Shape, Tensor } from './tensor.ts';
+import { type Shape, sizeOfShape, Tensor } from './tensor.ts';
 
 /** Shape and dtype of a tensor without its values. */
 export interface Aval {
@@ -95,7 +95,8 @@ export function apply<P>(op: Op<P>, inputs: Inputs, params: P): Tensor[] {
   for (let k = 0; k < inputs.length; k++) {
     const t = inputs[k];
     if (!t) continue;
-    if (t.storage.released) throw new AnsatzError(`${op.name}: input ${k} was freed: the scope it was made in has ended`);
+    if (t.storage.released)
+      throw new AnsatzError(`${op.name}: input ${k} was freed: the scope it was made in has ended`);
     if (first === null) first = t;
     else if (t.device !== first.device)
       throw new AnsatzError(`${op.name}: input ${k} is on ${t.device.kind}, the first on ${first.device.kind}`);

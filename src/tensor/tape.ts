@@ -68,7 +68,13 @@ export function gradients(output: Tensor, wrt: readonly Tensor[], seed?: Tensor)
       if (outs.every((g) => g === null)) continue;
       if (!node.op.gradient) throw new AnsatzError(`${node.op.name} is not differentiable`);
       const needs = (k: number): boolean => node.inputs[k]?.requiresGrad ?? false;
-      const ins = node.op.gradient({ inputs: node.inputs, outputs: node.outputs, grads: outs, params: node.params, needs });
+      const ins = node.op.gradient({
+        inputs: node.inputs,
+        outputs: node.outputs,
+        grads: outs,
+        params: node.params,
+        needs,
+      });
       for (let k = 0; k < ins.length; k++) {
         const t = node.inputs[k];
         const g = ins[k];

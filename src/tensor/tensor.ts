@@ -1,6 +1,6 @@
 /** A contiguous row-major array on a device. Tensors are values: ops make new ones (optimisers are the exception). */
 import type { Arg, Device } from '../backend/device.ts';
-import { type DType, fromNumbers, hostArray, type HostArray, toNumbers } from '../backend/dtype.ts';
+import { type DType, fromNumbers, type HostArray, hostArray, toNumbers } from '../backend/dtype.ts';
 import { AnsatzError } from '../backend/errors.ts';
 import { activeRecorder } from './capture.ts';
 import { Storage } from './scope.ts';
@@ -71,7 +71,8 @@ export class Tensor {
   /** Overwrites the raw bits from the host (bf16 as Uint16Array). */
   writeBits(bits: HostArray): void {
     // A replay would not repeat it.
-    if (activeRecorder()) throw new AnsatzError('host data was written inside a captured step: make it before capture()');
+    if (activeRecorder())
+      throw new AnsatzError('host data was written inside a captured step: make it before capture()');
     this.device.write(this.storage.memory, this.offset, bits);
   }
 

@@ -123,7 +123,8 @@ export class CpuDevice implements Device {
   /** Writes a call as the words native/core/program.h describes; returns the position after it. */
   encode(call: KernelCall, words: Float64Array, at: number, address: AddressOf): number {
     const id = this.ids.get(call.kernel);
-    if (id === undefined) throw new AnsatzError(`the cpu device has no kernel '${call.kernel}'`, { hint: 'npm run build' });
+    if (id === undefined)
+      throw new AnsatzError(`the cpu device has no kernel '${call.kernel}'`, { hint: 'npm run build' });
     const { args, ints, floats } = call;
     words[at++] = id;
     words[at++] = args.length;

@@ -1,6 +1,7 @@
 /** Softmax attention that never stores the T x T matrix (Dao et al. 2022), and rotary positions. */
-import { AnsatzError } from '../../backend/errors.ts';
+
 import { sizeOf } from '../../backend/dtype.ts';
+import { AnsatzError } from '../../backend/errors.ts';
 import { apply, defineOp, type Inputs, type Op } from '../op.ts';
 import type { Tensor } from '../tensor.ts';
 import { show, wantDType, wantFloat } from './common.ts';
@@ -78,7 +79,8 @@ function parts(tensors: Inputs, g: Geometry, packed: boolean): { args: ReturnTyp
 
 const heads4 = (t: Tensor, what: string): void => {
   wantFloat(t, 'attention');
-  if (t.rank !== 4) throw new AnsatzError(`attention: ${what} must be [batch, tokens, heads, width], not ${show(t.shape)}`);
+  if (t.rank !== 4)
+    throw new AnsatzError(`attention: ${what} must be [batch, tokens, heads, width], not ${show(t.shape)}`);
 };
 
 function check(inputs: Inputs, p: Params, bias: Tensor | null, segQ: Tensor | null, segK: Tensor | null): Geometry {
@@ -87,17 +89,32 @@ function check(inputs: Inputs, p: Params, bias: Tensor | null, segQ: Tensor | nu
   if (bias) {
     wantDType(bias, 'f32', 'attention', 'the bias');
     const want = p.biasMode === 1 ? [g.h, g.tq + g.tk - 1] : [g.h, g.tq, g.tk];
-    if (show(bias.shape) !== show(want)) throw new AnsatzError(`attention: bias ${show(bias.shape)} should be ${show(want)}`);
+    if (show(bias.shape) !== show(want))
+      throw new AnsatzError(`attention: bias ${show(bias.shape)} should be ${show(want)}`);
   }
-  for (const [s, t] of [[segQ, g.tq], [segK, g.tk]] as const) {
+  for (const [s, t] of [
+    [segQ, g.tq],
+    [segK, g.tk],
+  ] as const) {
     wantDType(s, 'i32', 'attention', 'segments');
-    if (s && show(s.shape) !== show([g.b, t])) throw new AnsatzError(`attention: segments ${show(s.shape)} should be ${show([g.b, t])}`);
+    if (s && show(s.shape) !== show([g.b, t]))
+      throw new AnsatzError(`attention: segments ${show(s.shape)} should be ${show([g.b, t])}`);
   }
   return g;
 }
 
 const flags = (g: Geometry, p: Params, tok: number[]): number[] => [
-  g.b, g.tq, g.tk, g.h, g.hkv, g.d, ...tok, g.h * g.d, +p.causal, p.window, p.biasMode,
+  g.b,
+  g.tq,
+  g.tk,
+  g.h,
+  g.hkv,
+  g.d,
+  ...tok,
+  g.h * g.d,
+  +p.causal,
+  p.window,
+  p.biasMode,
 ];
 
 /** Inputs: q, k, v (or packed, null, null), bias?, segQ?, segK?. Outputs: out and the log-sum-exp of each row. */
@@ -131,7 +148,14 @@ const attentionOp = defineOp<Params>({
     const wantBias = bias !== null && needs(3);
     const grads = apply(attentionBwd, [q, k, v, bias, segQ, segK, dout, out, lse], { ...params, wantBias });
     const rest = params.heads ? grads.slice(1) : grads.slice(3);
-    return [grads[0], params.heads ? null : grads[1], params.heads ? null : grads[2], wantBias ? rest[0] : null, null, null];
+    return [
+      grads[0],
+      params.heads ? null : grads[1],
+      params.heads ? null : grads[2],
+      wantBias ? rest[0] : null,
+      null,
+      null,
+    ];
   },
 });
 
@@ -150,7 +174,17 @@ const attentionBwd = defineOp<Params & { wantBias: boolean }>({
     const dx = parts(packed ? [outputs[0], null, null] : outputs, g, packed);
     return {
       kernel: 'attention_bwd',
-      args: [...dx.args, dbias, dout!.arg(), ...x.args, out!.arg(), lse!.arg(), bias?.arg() ?? null, segQ?.arg() ?? null, segK?.arg() ?? null],
+      args: [
+        ...dx.args,
+        dbias,
+        dout!.arg(),
+        ...x.args,
+        out!.arg(),
+        lse!.arg(),
+        bias?.arg() ?? null,
+        segQ?.arg() ?? null,
+        segK?.arg() ?? null,
+      ],
       ints: [...flags(g, p, x.tok), ...dx.tok, g.h * g.d],
       floats: [p.scale],
     };
@@ -187,7 +221,11 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   if (q.dtype !== k.dtype || q.dtype !== v.dtype) throw new AnsatzError('attention: q, k and v must share a dtype');
   const segK = options.keySegments ?? (k.shape[1] === q.shape[1] ? (options.segments ?? null) : null);
   if (options.segments && !segK) throw new AnsatzError('attention: keySegments are needed when Tq differs from Tk');
-  return apply(attentionOp, [q, k, v, options.bias ?? null, options.segments ?? null, segK], params(q.shape[3], options, 0, 0))[0];
+  return apply(
+    attentionOp,
+    [q, k, v, options.bias ?? null, options.segments ?? null, segK],
+    params(q.shape[3], options, 0, 0),
+  )[0];
 }
 
 /**
@@ -199,7 +237,11 @@ export function attentionPacked(qkv: Tensor, heads: number, kvHeads: number, opt
   if (qkv.shape[2] !== heads + 2 * kvHeads)
     throw new AnsatzError(`attention: ${qkv.shape[2]} packed heads are not ${heads} + 2 x ${kvHeads}`);
   const seg = options.segments ?? null;
-  return apply(attentionOp, [qkv, null, null, options.bias ?? null, seg, seg], params(qkv.shape[3], options, heads, kvHeads))[0];
+  return apply(
+    attentionOp,
+    [qkv, null, null, options.bias ?? null, seg, seg],
+    params(qkv.shape[3], options, heads, kvHeads),
+  )[0];
 }
 
 interface RopeParams {
@@ -218,7 +260,9 @@ const ropeOp: Op<RopeParams> = defineOp<RopeParams>({
       throw new AnsatzError(`rope: tables ${show(cos!.shape)} and ${show(sin!.shape)} do not fit heads of ${d}`);
     if (p.rotated > h) throw new AnsatzError(`rope: ${p.rotated} of ${h} heads`);
     if (pos ? show(pos.shape) !== show([b, t]) : t > cos!.shape[0])
-      throw new AnsatzError(`rope: ${t} positions, tables hold ${cos!.shape[0]}`, { hint: 'make the position tables longer' });
+      throw new AnsatzError(`rope: ${t} positions, tables hold ${cos!.shape[0]}`, {
+        hint: 'make the position tables longer',
+      });
     return [{ shape: x!.shape, dtype: x!.dtype }];
   },
   launch: ([x, cos, sin, pos], [y], p) => {

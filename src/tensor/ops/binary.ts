@@ -2,8 +2,8 @@
 import { apply, defineOp, type GradContext, type Op } from '../op.ts';
 import type { Shape, Tensor } from '../tensor.ts';
 import { broadcastShapes, broadcastStrides, collapse, promote, sameShape, wantFloat } from './common.ts';
-import { expand, reshape } from './shape.ts';
 import { sum } from './reduce.ts';
+import { expand, reshape } from './shape.ts';
 import { affine, log, recip, square } from './unary.ts';
 
 type None = Record<string, never>;
@@ -22,7 +22,10 @@ function binary(name: string, gradient?: BinaryGradient): (a: Tensor, b: Tensor)
   const op: Op<None> = defineOp<None>({
     name,
     infer: ([a, b]) => [
-      { shape: sameShape(a!.shape, b!.shape) ? a!.shape : broadcastShapes(a!.shape, b!.shape, name), dtype: promote(a!.dtype, b!.dtype, name) },
+      {
+        shape: sameShape(a!.shape, b!.shape) ? a!.shape : broadcastShapes(a!.shape, b!.shape, name),
+        dtype: promote(a!.dtype, b!.dtype, name),
+      },
     ],
     launch: ([a, b], [y]) => {
       const args = [y.arg(), a!.arg(), b!.arg()];
@@ -45,14 +48,23 @@ const fit = (grad: Tensor, operand: Tensor): Tensor => cast(reduceTo(grad, opera
 
 export const add = binary('add', (_, dy) => [() => dy, () => dy]);
 export const sub = binary('sub', (_, dy) => [() => dy, () => affine(dy, -1, 0)]);
-export const mul: (a: Tensor, b: Tensor) => Tensor = binary('mul', ({ inputs: [a, b] }, dy) => [() => mul(dy, b!), () => mul(dy, a!)]);
+export const mul: (a: Tensor, b: Tensor) => Tensor = binary('mul', ({ inputs: [a, b] }, dy) => [
+  () => mul(dy, b!),
+  () => mul(dy, a!),
+]);
 export const div = binary('div', ({ inputs: [a, b] }, dy) => [
   () => mul(dy, recip(b!)),
   () => affine(mul(dy, mul(a!, recip(square(b!)))), -1, 0),
 ]);
 /** Where the operands are equal the gradient is shared half and half. */
-export const maximum = binary('maximum', ({ inputs: [a, b] }, dy) => [() => mul(dy, share(gt(a!, b!), eq(a!, b!))), () => mul(dy, share(lt(a!, b!), eq(a!, b!)))]);
-export const minimum = binary('minimum', ({ inputs: [a, b] }, dy) => [() => mul(dy, share(lt(a!, b!), eq(a!, b!))), () => mul(dy, share(gt(a!, b!), eq(a!, b!)))]);
+export const maximum = binary('maximum', ({ inputs: [a, b] }, dy) => [
+  () => mul(dy, share(gt(a!, b!), eq(a!, b!))),
+  () => mul(dy, share(lt(a!, b!), eq(a!, b!))),
+]);
+export const minimum = binary('minimum', ({ inputs: [a, b] }, dy) => [
+  () => mul(dy, share(lt(a!, b!), eq(a!, b!))),
+  () => mul(dy, share(gt(a!, b!), eq(a!, b!))),
+]);
 /** a^b for a > 0. */
 export const pow: (a: Tensor, b: Tensor) => Tensor = binary('pow', ({ inputs: [a, b], outputs: [y] }, dy) => [
   () => mul(dy, mul(b!, mul(y, recip(a!)))),
@@ -81,7 +93,11 @@ const whereOp = defineOp<None>({
       y.shape,
       inputs.map((t) => broadcastStrides(t!.shape, y.shape)),
     );
-    return { kernel: 'where', args: [y.arg(), ...inputs.map((t) => t!.arg())], ints: [c.dims.length, ...c.dims, ...c.strides.flat()] };
+    return {
+      kernel: 'where',
+      args: [y.arg(), ...inputs.map((t) => t!.arg())],
+      ints: [c.dims.length, ...c.dims, ...c.strides.flat()],
+    };
   },
   flops: (_, [y]) => y.size,
   gradient: ({ inputs: [c, a, b], grads: [dy], needs }) => {
@@ -99,7 +115,8 @@ const castOp = defineOp<{ dtype: Tensor['dtype'] }>({
   flops: () => 0,
   gradient: ({ inputs: [x], grads: [dy] }) => [cast(dy!, x!.dtype)],
 });
-export const cast = (x: Tensor, dtype: Tensor['dtype']): Tensor => (x.dtype === dtype ? x : apply(castOp, [x], { dtype })[0]);
+export const cast = (x: Tensor, dtype: Tensor['dtype']): Tensor =>
+  x.dtype === dtype ? x : apply(castOp, [x], { dtype })[0];
 
 /** ca a + cb b for tensors of one shape. */
 const addScaledOp = defineOp<{ ca: number; cb: number }>({
@@ -108,11 +125,20 @@ const addScaledOp = defineOp<{ ca: number; cb: number }>({
     if (!sameShape(a!.shape, b!.shape)) broadcastShapes(a!.shape, b!.shape, 'add_scaled (same shapes)');
     return [{ shape: a!.shape, dtype: promote(a!.dtype, b!.dtype, 'add_scaled') }];
   },
-  launch: ([a, b], [y], p) => ({ kernel: 'add_scaled', args: [y.arg(), a!.arg(), b!.arg()], ints: [y.size], floats: [p.ca, p.cb] }),
+  launch: ([a, b], [y], p) => ({
+    kernel: 'add_scaled',
+    args: [y.arg(), a!.arg(), b!.arg()],
+    ints: [y.size],
+    floats: [p.ca, p.cb],
+  }),
   flops: (_, [y]) => 3 * y.size,
-  gradient: ({ inputs: [a, b], grads: [dy], params }) => [cast(affine(dy!, params.ca, 0), a!.dtype), cast(affine(dy!, params.cb, 0), b!.dtype)],
+  gradient: ({ inputs: [a, b], grads: [dy], params }) => [
+    cast(affine(dy!, params.ca, 0), a!.dtype),
+    cast(affine(dy!, params.cb, 0), b!.dtype),
+  ],
 });
-export const addScaled = (a: Tensor, b: Tensor, ca: number, cb: number): Tensor => apply(addScaledOp, [a, b], { ca, cb })[0];
+export const addScaled = (a: Tensor, b: Tensor, ca: number, cb: number): Tensor =>
+  apply(addScaledOp, [a, b], { ca, cb })[0];
 
 /** x s c for a one-element f32 tensor s. */
 const scaleByOp = defineOp<{ c: number }>({
@@ -121,7 +147,12 @@ const scaleByOp = defineOp<{ c: number }>({
     wantFloat(x, 'scale_by');
     return [{ shape: x!.shape, dtype: x!.dtype }];
   },
-  launch: ([x, s], [y], p) => ({ kernel: 'scale_by', args: [y.arg(), x!.arg(), s!.arg()], ints: [y.size], floats: [p.c] }),
+  launch: ([x, s], [y], p) => ({
+    kernel: 'scale_by',
+    args: [y.arg(), x!.arg(), s!.arg()],
+    ints: [y.size],
+    floats: [p.c],
+  }),
   flops: (_, [y]) => 2 * y.size,
   gradient: ({ inputs: [x, s], grads: [dy], params, needs }) => [
     needs(0) ? scaleBy(dy!, s!, params.c) : null,

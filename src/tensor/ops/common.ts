@@ -1,6 +1,7 @@
 /** Shape arithmetic shared by the op rows. */
-import { AnsatzError } from '../../backend/errors.ts';
+
 import type { DType } from '../../backend/dtype.ts';
+import { AnsatzError } from '../../backend/errors.ts';
 import type { Aval, Inputs } from '../op.ts';
 import type { Shape, Tensor } from '../tensor.ts';
 
@@ -15,7 +16,8 @@ export const sameShape = (a: Shape, b: Shape): boolean => {
 /** Resolves a possibly negative axis. */
 export function axisOf(axis: number, rank: number, op: string): number {
   const a = axis < 0 ? axis + rank : axis;
-  if (!Number.isInteger(axis) || a < 0 || a >= rank) throw new AnsatzError(`${op}: axis ${axis} of a rank-${rank} tensor`);
+  if (!Number.isInteger(axis) || a < 0 || a >= rank)
+    throw new AnsatzError(`${op}: axis ${axis} of a rank-${rank} tensor`);
   return a;
 }
 
@@ -46,7 +48,8 @@ export function broadcastShapes(a: Shape, b: Shape, op: string): number[] {
   for (let k = 1; k <= rank; k++) {
     const x = k <= a.length ? a[a.length - k] : 1;
     const y = k <= b.length ? b[b.length - k] : 1;
-    if (x !== y && x !== 1 && y !== 1) throw new AnsatzError(`${op}: shapes ${show(a)} and ${show(b)} do not broadcast`);
+    if (x !== y && x !== 1 && y !== 1)
+      throw new AnsatzError(`${op}: shapes ${show(a)} and ${show(b)} do not broadcast`);
     out[rank - k] = x === 1 ? y : x;
   }
   return out;
@@ -63,7 +66,10 @@ export function broadcastStrides(shape: Shape, target: Shape): number[] {
  * Merges neighbouring axes that every stride list walks evenly, and drops axes of size 1: the fewer axes, the longer
  * the kernels' inner loops. Returns at least one axis.
  */
-export function collapse(dims: Shape, strides: readonly (readonly number[])[]): { dims: number[]; strides: number[][] } {
+export function collapse(
+  dims: Shape,
+  strides: readonly (readonly number[])[],
+): { dims: number[]; strides: number[][] } {
   const outDims: number[] = [];
   const outStrides: number[][] = strides.map(() => []);
   for (let k = 0; k < dims.length; k++) {

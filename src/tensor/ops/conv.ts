@@ -14,7 +14,8 @@ export interface ConvOptions {
 }
 type Params = Required<ConvOptions> & { time: number; hasBias: boolean };
 
-const outLength = (t: number, k: number, p: Params): number => Math.floor((t + p.padLeft + p.padRight - p.dilation * (k - 1) - 1) / p.stride) + 1;
+const outLength = (t: number, k: number, p: Params): number =>
+  Math.floor((t + p.padLeft + p.padRight - p.dilation * (k - 1) - 1) / p.stride) + 1;
 
 /** x [B,T,Cin] or its gradient's shape, w [Cout,Cin/groups,K]. */
 function ints(b: number, t: number, w: Tensor, p: Params): number[] {
@@ -28,12 +29,20 @@ const convOp = defineOp<Params>({
   name: 'conv1d',
   infer: ([x, w, bias], p) => {
     for (const t of [x, w, bias]) wantFloat(t, 'conv1d');
-    if (x!.rank !== 3 || w!.rank !== 3) throw new AnsatzError(`conv1d: x ${show(x!.shape)} must be [B,T,Cin] and w ${show(w!.shape)} [Cout,Cin/groups,K]`);
+    if (x!.rank !== 3 || w!.rank !== 3)
+      throw new AnsatzError(
+        `conv1d: x ${show(x!.shape)} must be [B,T,Cin] and w ${show(w!.shape)} [Cout,Cin/groups,K]`,
+      );
     const [cout, cg, k] = w!.shape;
-    if (cg * p.groups !== x!.shape[2] || cout % p.groups) throw new AnsatzError(`conv1d: ${x!.shape[2]} -> ${cout} channels do not fit ${p.groups} groups of ${cg}`);
-    if (bias && (bias.rank !== 1 || bias.shape[0] !== cout)) throw new AnsatzError(`conv1d: bias ${show(bias.shape)} for ${cout} channels`);
+    if (cg * p.groups !== x!.shape[2] || cout % p.groups)
+      throw new AnsatzError(`conv1d: ${x!.shape[2]} -> ${cout} channels do not fit ${p.groups} groups of ${cg}`);
+    if (bias && (bias.rank !== 1 || bias.shape[0] !== cout))
+      throw new AnsatzError(`conv1d: bias ${show(bias.shape)} for ${cout} channels`);
     const t = outLength(x!.shape[1], k, p);
-    if (t < 0) throw new AnsatzError(`conv1d: kernel of ${k} (dilation ${p.dilation}) is longer than ${x!.shape[1]} padded steps`);
+    if (t < 0)
+      throw new AnsatzError(
+        `conv1d: kernel of ${k} (dilation ${p.dilation}) is longer than ${x!.shape[1]} padded steps`,
+      );
     return [{ shape: [x!.shape[0], t, cout], dtype: x!.dtype }];
   },
   launch: ([x, w, bias], [y], p) => ({
@@ -54,13 +63,20 @@ const convOp = defineOp<Params>({
 const bwdX = defineOp<Params>({
   name: 'conv1d_bwd_x',
   infer: ([, , x]: Inputs) => [{ shape: x!.shape, dtype: x!.dtype }],
-  launch: ([w, dy], [dx], p) => ({ kernel: 'conv1d_bwd_x', args: [dx.arg(), w!.arg(), dy!.arg()], ints: ints(dx.shape[0], dx.shape[1], w!, p) }),
+  launch: ([w, dy], [dx], p) => ({
+    kernel: 'conv1d_bwd_x',
+    args: [dx.arg(), w!.arg(), dy!.arg()],
+    ints: ints(dx.shape[0], dx.shape[1], w!, p),
+  }),
   flops: ([w, dy], _, p) => flops(dy!.shape[0], p.time, w!, p),
 });
 
 const bwdW = defineOp<Params>({
   name: 'conv1d_bwd_w',
-  infer: ([, , w, bias]: Inputs) => [{ shape: w!.shape, dtype: w!.dtype }, ...(bias ? [{ shape: bias.shape, dtype: bias.dtype }] : [])],
+  infer: ([, , w, bias]: Inputs) => [
+    { shape: w!.shape, dtype: w!.dtype },
+    ...(bias ? [{ shape: bias.shape, dtype: bias.dtype }] : []),
+  ],
   launch: ([x, dy], [dw, db], p) => ({
     kernel: 'conv1d_bwd_w',
     args: [dw.arg(), db?.arg() ?? null, x!.arg(), dy!.arg()],
@@ -80,6 +96,7 @@ export function conv1d(x: Tensor, w: Tensor, bias: Tensor | null = null, options
     time: 0,
     hasBias: bias !== null,
   };
-  if (p.stride < 1 || p.dilation < 1 || p.groups < 1 || p.padLeft < 0 || p.padRight < 0) throw new AnsatzError('conv1d: stride, dilation and groups must be positive, padding not negative');
+  if (p.stride < 1 || p.dilation < 1 || p.groups < 1 || p.padLeft < 0 || p.padRight < 0)
+    throw new AnsatzError('conv1d: stride, dilation and groups must be positive, padding not negative');
   return apply(convOp, [x, w, bias], p)[0];
 }

@@ -2,7 +2,7 @@
 import type { Device } from '../../backend/device.ts';
 import type { DType } from '../../backend/dtype.ts';
 import { activeRecorder } from '../capture.ts';
-import { Tensor, type Shape } from '../tensor.ts';
+import { type Shape, Tensor } from '../tensor.ts';
 
 function launch(t: Tensor, kernel: string, floats: number[]): Tensor {
   const call = { kernel, args: [t.arg()], ints: [t.size], floats, cost: { flops: 0, bytes: t.storage.memory.bytes } };

@@ -15,7 +15,11 @@ const dims = (x: Tensor): [number, number] => {
 const bwd = defineOp<{ act: GateActivation }>({
   name: 'glu_bwd',
   infer: (inputs) => like(inputs),
-  launch: ([x, dy], [dx], p) => ({ kernel: 'glu_bwd', args: [dx.arg(), x!.arg(), dy!.arg()], ints: [...dims(x!), codes[p.act]] }),
+  launch: ([x, dy], [dx], p) => ({
+    kernel: 'glu_bwd',
+    args: [dx.arg(), x!.arg(), dy!.arg()],
+    ints: [...dims(x!), codes[p.act]],
+  }),
   flops: ([x]) => 4 * x!.size,
 });
 

@@ -1,7 +1,8 @@
 /** Reading and adding by index, sorting, selecting. */
-import { AnsatzError } from '../../backend/errors.ts';
+
 import type { DType } from '../../backend/dtype.ts';
 import { sizeOf } from '../../backend/dtype.ts';
+import { AnsatzError } from '../../backend/errors.ts';
 import { apply, defineOp, type Op } from '../op.ts';
 import type { Tensor } from '../tensor.ts';
 import { cast } from './binary.ts';
@@ -13,7 +14,8 @@ const embeddingOp = defineOp<{ out: DType }>({
   infer: ([table, ids], p) => {
     wantFloat(table, 'embedding');
     wantDType(ids, 'i32', 'embedding', 'ids');
-    if (table!.rank !== 2) throw new AnsatzError(`embedding: the table must be [rows, width], not ${show(table!.shape)}`);
+    if (table!.rank !== 2)
+      throw new AnsatzError(`embedding: the table must be [rows, width], not ${show(table!.shape)}`);
     return [{ shape: [...ids!.shape, table!.shape[1]], dtype: p.out }];
   },
   launch: ([table, ids], [y]) => ({
@@ -23,15 +25,23 @@ const embeddingOp = defineOp<{ out: DType }>({
   }),
   flops: () => 0,
   bytes: ([table, ids], [y]) => ids!.size * 4 + y.size * (sizeOf(table!.dtype) + sizeOf(y.dtype)),
-  gradient: ({ inputs: [table, ids], grads: [dy] }) => [cast(apply(embeddingBwd, [ids, dy], { rows: table!.shape[0] })[0], table!.dtype), null],
+  gradient: ({ inputs: [table, ids], grads: [dy] }) => [
+    cast(apply(embeddingBwd, [ids, dy], { rows: table!.shape[0] })[0], table!.dtype),
+    null,
+  ],
 });
 const embeddingBwd = defineOp<{ rows: number }>({
   name: 'embedding_bwd',
   infer: ([, dy], p) => [{ shape: [p.rows, dy!.shape[dy!.rank - 1]], dtype: 'f32' }],
-  launch: ([ids, dy], [dt], p) => ({ kernel: 'embedding_bwd', args: [dt.arg(), ids!.arg(), dy!.arg()], ints: [ids!.size, dt.shape[1], p.rows] }),
+  launch: ([ids, dy], [dt], p) => ({
+    kernel: 'embedding_bwd',
+    args: [dt.arg(), ids!.arg(), dy!.arg()],
+    ints: [ids!.size, dt.shape[1], p.rows],
+  }),
   flops: ([, dy]) => dy!.size,
 });
-export const embedding = (table: Tensor, ids: Tensor, out: DType = table.dtype): Tensor => apply(embeddingOp, [table, ids], { out })[0];
+export const embedding = (table: Tensor, ids: Tensor, out: DType = table.dtype): Tensor =>
+  apply(embeddingOp, [table, ids], { out })[0];
 
 interface AxisParams {
   readonly axis: number;
@@ -39,7 +49,8 @@ interface AxisParams {
   readonly n: number;
 }
 
-const fitsAround = (a: Tensor, b: Tensor, axis: number): boolean => a.rank === b.rank && a.shape.every((d, k) => k === axis || d === b.shape[k]);
+const fitsAround = (a: Tensor, b: Tensor, axis: number): boolean =>
+  a.rank === b.rank && a.shape.every((d, k) => k === axis || d === b.shape[k]);
 
 /** out[o, j, i] = x[o, idx[o, j, i], i]. */
 const gatherOp: Op<AxisParams> = defineOp<AxisParams>({
@@ -47,7 +58,8 @@ const gatherOp: Op<AxisParams> = defineOp<AxisParams>({
   infer: ([x, idx], p) => {
     wantFloat(x, 'gather');
     wantDType(idx, 'i32', 'gather', 'indices');
-    if (!fitsAround(x!, idx!, p.axis)) throw new AnsatzError(`gather: indices ${show(idx!.shape)} do not fit ${show(x!.shape)} along ${p.axis}`);
+    if (!fitsAround(x!, idx!, p.axis))
+      throw new AnsatzError(`gather: indices ${show(idx!.shape)} do not fit ${show(x!.shape)} along ${p.axis}`);
     return [{ shape: idx!.shape, dtype: x!.dtype }];
   },
   launch: ([x, idx], [y], p) => {
@@ -63,7 +75,8 @@ const scatterOp: Op<AxisParams> = defineOp<AxisParams>({
   infer: ([idx, x], p) => {
     wantFloat(x, 'scatter_add');
     wantDType(idx, 'i32', 'scatter_add', 'indices');
-    if (show(idx!.shape) !== show(x!.shape)) throw new AnsatzError(`scatter_add: indices ${show(idx!.shape)} for values ${show(x!.shape)}`);
+    if (show(idx!.shape) !== show(x!.shape))
+      throw new AnsatzError(`scatter_add: indices ${show(idx!.shape)} for values ${show(x!.shape)}`);
     return [{ shape: x!.shape.map((d, k) => (k === p.axis ? p.n : d)), dtype: x!.dtype }];
   },
   launch: ([idx, x], [y], p) => {
@@ -90,7 +103,8 @@ const oneHotOp = defineOp<{ classes: number; dtype: DType }>({
   launch: ([ids], [y], p) => ({ kernel: 'one_hot', args: [y.arg(), ids!.arg()], ints: [ids!.size, p.classes] }),
   flops: () => 0,
 });
-export const oneHot = (ids: Tensor, classes: number, dtype: DType = 'f32'): Tensor => apply(oneHotOp, [ids], { classes, dtype })[0];
+export const oneHot = (ids: Tensor, classes: number, dtype: DType = 'f32'): Tensor =>
+  apply(oneHotOp, [ids], { classes, dtype })[0];
 
 const lastAxis = (x: Tensor): [number, number] => {
   const n = x.shape[x.rank - 1];
@@ -104,7 +118,11 @@ const sortOp = defineOp<{ descending: boolean }>({
     wantFloat(x, 'sort');
     return [...like([x]), { shape: x!.shape, dtype: 'i32' }];
   },
-  launch: ([x], [v, idx], p) => ({ kernel: 'sort', args: [v.arg(), idx.arg(), x!.arg()], ints: [...lastAxis(x!), +p.descending] }),
+  launch: ([x], [v, idx], p) => ({
+    kernel: 'sort',
+    args: [v.arg(), idx.arg(), x!.arg()],
+    ints: [...lastAxis(x!), +p.descending],
+  }),
   flops: ([x]) => x!.size * Math.max(1, Math.ceil(Math.log2(Math.max(2, x!.shape[x!.rank - 1])))),
   gradient: ({ inputs: [x], outputs: [, idx], grads: [dv] }) => [scatterAdd(dv!, -1, idx, x!.shape[x!.rank - 1])],
 });
@@ -127,7 +145,11 @@ const topkOp = defineOp<{ k: number }>({
       { shape, dtype: 'i32' },
     ];
   },
-  launch: ([x], [v, idx], p) => ({ kernel: 'topk', args: [v.arg(), idx.arg(), x!.arg()], ints: [...lastAxis(x!), p.k] }),
+  launch: ([x], [v, idx], p) => ({
+    kernel: 'topk',
+    args: [v.arg(), idx.arg(), x!.arg()],
+    ints: [...lastAxis(x!), p.k],
+  }),
   flops: ([x]) => x!.size,
   gradient: ({ inputs: [x], outputs: [, idx], grads: [dv] }) => [scatterAdd(dv!, -1, idx, x!.shape[x!.rank - 1])],
 });

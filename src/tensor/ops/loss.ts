@@ -1,6 +1,7 @@
 /** Cross-entropy on logits, and fused with the output projection so that logits are never stored. */
 import { AnsatzError } from '../../backend/errors.ts';
 import { apply, defineOp } from '../op.ts';
+import { gradEnabled } from '../tape.ts';
 import type { Tensor } from '../tensor.ts';
 import { cast, scaleBy } from './binary.ts';
 import { show, wantDType, wantFloat } from './common.ts';
@@ -17,7 +18,10 @@ interface CrossEntropyParams {
   readonly ignore: number;
 }
 
-const rowsOf = (logits: Tensor): [number, number] => [logits.size / logits.shape[logits.rank - 1], logits.shape[logits.rank - 1]];
+const rowsOf = (logits: Tensor): [number, number] => [
+  logits.size / logits.shape[logits.rank - 1],
+  logits.shape[logits.rank - 1],
+];
 
 /** Inputs: logits [..., V], targets i32 [...]. Outputs: loss and log-sum-exp per row, f32. */
 const crossEntropyOp = defineOp<CrossEntropyParams>({
@@ -26,7 +30,8 @@ const crossEntropyOp = defineOp<CrossEntropyParams>({
     wantFloat(x, 'cross_entropy');
     wantDType(target, 'i32', 'cross_entropy', 'targets');
     const shape = x!.shape.slice(0, -1);
-    if (show(shape) !== show(target!.shape)) throw new AnsatzError(`cross_entropy: targets ${show(target!.shape)} for logits ${show(x!.shape)}`);
+    if (show(shape) !== show(target!.shape))
+      throw new AnsatzError(`cross_entropy: targets ${show(target!.shape)} for logits ${show(x!.shape)}`);
     return [
       { shape, dtype: 'f32' },
       { shape, dtype: 'f32' },
@@ -39,7 +44,10 @@ const crossEntropyOp = defineOp<CrossEntropyParams>({
     floats: [p.smoothing, p.zcoef],
   }),
   flops: ([x]) => 4 * x!.size,
-  gradient: ({ inputs: [x, target], outputs: [, lse], grads: [dloss], params }) => [apply(crossEntropyBwd, [x, lse, target, dloss], params)[0], null],
+  gradient: ({ inputs: [x, target], outputs: [, lse], grads: [dloss], params }) => [
+    apply(crossEntropyBwd, [x, lse, target, dloss], params)[0],
+    null,
+  ],
 });
 const crossEntropyBwd = defineOp<CrossEntropyParams>({
   name: 'cross_entropy_bwd',
@@ -54,7 +62,11 @@ const crossEntropyBwd = defineOp<CrossEntropyParams>({
 });
 
 /** Cross-entropy of each row, f32; 0 where the target is ignored. */
-export const crossEntropy = (logits: Tensor, targets: Tensor, options: { smoothing?: number; zLoss?: number; ignore?: number } = {}): Tensor =>
+export const crossEntropy = (
+  logits: Tensor,
+  targets: Tensor,
+  options: { smoothing?: number; zLoss?: number; ignore?: number } = {},
+): Tensor =>
   apply(crossEntropyOp, [logits, targets], {
     smoothing: options.smoothing ?? 0,
     zcoef: options.zLoss ?? 0,
@@ -82,15 +94,30 @@ const linearLossOp = defineOp<LinearLossParams>({
     wantDType(target, 'i32', 'linear_cross_entropy', 'targets');
     wantDType(rowscale, 'f32', 'linear_cross_entropy', 'row scales');
     if (h!.rank !== 2 || w!.rank !== 2 || h!.shape[1] !== w!.shape[1] || target!.size !== h!.shape[0])
-      throw new AnsatzError(`linear_cross_entropy: h ${show(h!.shape)}, w ${show(w!.shape)}, targets ${show(target!.shape)} do not fit`);
+      throw new AnsatzError(
+        `linear_cross_entropy: h ${show(h!.shape)}, w ${show(w!.shape)}, targets ${show(target!.shape)} do not fit`,
+      );
     return [
       { shape: [h!.shape[0]], dtype: 'f32' },
-      ...(p.grads ? [{ shape: h!.shape, dtype: h!.dtype }, { shape: w!.shape, dtype: 'f32' as const }] : []),
+      ...(p.grads
+        ? [
+            { shape: h!.shape, dtype: h!.dtype },
+            { shape: w!.shape, dtype: 'f32' as const },
+          ]
+        : []),
     ];
   },
   launch: ([h, w, target, rowscale], [loss, dh, dw], p) => ({
     kernel: 'linear_cross_entropy',
-    args: [loss.arg(), dh?.arg() ?? null, dw?.arg() ?? null, h!.arg(), w!.arg(), target!.arg(), rowscale?.arg() ?? null],
+    args: [
+      loss.arg(),
+      dh?.arg() ?? null,
+      dw?.arg() ?? null,
+      h!.arg(),
+      w!.arg(),
+      target!.arg(),
+      rowscale?.arg() ?? null,
+    ],
     ints: [h!.shape[0], h!.shape[1], w!.shape[0], p.ignore, p.compute === 'bf16' ? 1 : 0],
     floats: [p.zcoef, p.logitScale],
   }),
@@ -133,10 +160,16 @@ export interface LinearLossOptions {
  * within the chunk. Returns sum(rowscale * loss) (a scalar) and the unscaled loss of each row.
  * h [..., d], w [V, d], targets i32 [...], rowscale f32 [...].
  */
-export function linearCrossEntropy(h: Tensor, w: Tensor, targets: Tensor, rowscale: Tensor, options: LinearLossOptions = {}): { loss: Tensor; rows: Tensor } {
+export function linearCrossEntropy(
+  h: Tensor,
+  w: Tensor,
+  targets: Tensor,
+  rowscale: Tensor,
+  options: LinearLossOptions = {},
+): { loss: Tensor; rows: Tensor } {
   const d = h.shape[h.rank - 1];
   const flat = reshape(h, [h.size / d, d]);
-  const grads = h.requiresGrad || w.requiresGrad;
+  const grads = gradEnabled() && (h.requiresGrad || w.requiresGrad);
   const p: LinearLossParams = {
     zcoef: options.zLoss ?? 0,
     logitScale: options.logitScale ?? 1,

@@ -1,8 +1,9 @@
 /** Matrix products: the op where a language model spends its time. */
-import { AnsatzError } from '../../backend/errors.ts';
+
 import type { DType } from '../../backend/dtype.ts';
+import { AnsatzError } from '../../backend/errors.ts';
 import { apply, defineOp } from '../op.ts';
-import { sizeOfShape, type Shape, type Tensor } from '../tensor.ts';
+import { type Shape, sizeOfShape, type Tensor } from '../tensor.ts';
 import { cast, reduceTo } from './binary.ts';
 import { broadcastShapes, sameShape, show, wantFloat } from './common.ts';
 import { expand, reshape } from './shape.ts';
@@ -49,8 +50,10 @@ const matmulOp = defineOp<MatmulParams>({
   infer: ([a, b, bias, addend], p) => {
     for (const t of [a, b, bias, addend]) wantFloat(t, 'matmul');
     const s = sizes(a!, b!, p);
-    if (bias && (bias.rank !== 1 || bias.shape[0] !== s.n)) throw new AnsatzError(`matmul: bias ${show(bias.shape)} for ${s.n} columns`);
-    if (addend && !sameShape(addend.shape, s.shape)) throw new AnsatzError(`matmul: addend ${show(addend.shape)} for output ${show(s.shape)}`);
+    if (bias && (bias.rank !== 1 || bias.shape[0] !== s.n))
+      throw new AnsatzError(`matmul: bias ${show(bias.shape)} for ${s.n} columns`);
+    if (addend && !sameShape(addend.shape, s.shape))
+      throw new AnsatzError(`matmul: addend ${show(addend.shape)} for output ${show(s.shape)}`);
     return [{ shape: s.shape, dtype: p.out }];
   },
   launch: ([a, b, bias, addend], [c], p) => {
@@ -58,7 +61,18 @@ const matmulOp = defineOp<MatmulParams>({
     return {
       kernel: 'matmul',
       args: [c.arg(), a!.arg(), b!.arg(), bias?.arg() ?? null, addend?.arg() ?? null],
-      ints: [s.batch, s.m, s.n, s.k, +p.transA, +p.transB, s.strideA, s.strideB, s.m * s.n, p.compute === 'bf16' ? 1 : 0],
+      ints: [
+        s.batch,
+        s.m,
+        s.n,
+        s.k,
+        +p.transA,
+        +p.transB,
+        s.strideA,
+        s.strideB,
+        s.m * s.n,
+        p.compute === 'bf16' ? 1 : 0,
+      ],
       floats: [p.alpha],
     };
   },
@@ -100,7 +114,8 @@ export interface MatmulOptions {
  * A [..., M, K], B [..., K, N] (before transposition) give [..., M, N].
  */
 export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tensor {
-  if (a.rank < 2 || b.rank < 2) throw new AnsatzError(`matmul wants matrices, got ${show(a.shape)} and ${show(b.shape)}`);
+  if (a.rank < 2 || b.rank < 2)
+    throw new AnsatzError(`matmul wants matrices, got ${show(a.shape)} and ${show(b.shape)}`);
   const p: MatmulParams = {
     transA: options.transA ?? false,
     transB: options.transB ?? false,
@@ -119,7 +134,8 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
   }
   const batch = broadcastShapes(a.shape.slice(0, -2), b.shape.slice(0, -2), 'matmul');
   const [x, y] = [threeD(a, batch), threeD(b, batch)];
-  const flatAddend = addend && batch.length > 1 ? reshape(addend, [sizeOfShape(batch), ...addend.shape.slice(-2)]) : addend;
+  const flatAddend =
+    addend && batch.length > 1 ? reshape(addend, [sizeOfShape(batch), ...addend.shape.slice(-2)]) : addend;
   const c = apply(matmulOp, [x, y, bias, flatAddend], p)[0];
   return reshape(c, [...batch, c.shape[c.rank - 2], c.shape[c.rank - 1]]);
 }
@@ -133,4 +149,3 @@ function threeD(t: Tensor, batch: Shape): Tensor {
   const full = sameShape(own, batch) ? t : expand(t, [...batch, r, c]);
   return reshape(full, [sizeOfShape(batch), r, c]);
 }
-

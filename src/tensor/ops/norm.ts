@@ -1,6 +1,7 @@
 /** Normalisation of the last axis. Statistics in f32 whatever the dtype. */
-import { AnsatzError } from '../../backend/errors.ts';
+
 import type { DType } from '../../backend/dtype.ts';
+import { AnsatzError } from '../../backend/errors.ts';
 import { apply, defineOp } from '../op.ts';
 import type { Tensor } from '../tensor.ts';
 import { show, wantDType, wantFloat } from './common.ts';
@@ -17,7 +18,8 @@ function check(op: string, x: Tensor, ...weights: (Tensor | null)[]): void {
   const d = x.shape[x.rank - 1];
   for (const w of weights) {
     wantDType(w, 'f32', op, 'its weight');
-    if (w && (w.rank !== 1 || w.shape[0] !== d)) throw new AnsatzError(`${op}: weight ${show(w.shape)} for rows of ${d}`);
+    if (w && (w.rank !== 1 || w.shape[0] !== d))
+      throw new AnsatzError(`${op}: weight ${show(w.shape)} for rows of ${d}`);
   }
 }
 
@@ -71,7 +73,16 @@ const layerBwd = defineOp<{ eps: number }>({
     const db = b ? rest.shift()! : null;
     return {
       kernel: 'layer_norm_bwd',
-      args: [dx.arg(), dw?.arg() ?? null, db?.arg() ?? null, x!.arg(), w?.arg() ?? null, mean!.arg(), rstd!.arg(), dy!.arg()],
+      args: [
+        dx.arg(),
+        dw?.arg() ?? null,
+        db?.arg() ?? null,
+        x!.arg(),
+        w?.arg() ?? null,
+        mean!.arg(),
+        rstd!.arg(),
+        dy!.arg(),
+      ],
       ints: rowsOf(x!),
     };
   },
@@ -104,5 +115,9 @@ const layerOp = defineOp<NormParams>({
 });
 
 /** y = (x - mean) / std * w + b over the last axis; w and b f32 [d] or null. */
-export const layerNorm = (x: Tensor, w: Tensor | null, b: Tensor | null, options: { eps?: number; out?: DType } = {}): Tensor =>
-  apply(layerOp, [x, w, b], { eps: options.eps ?? 1e-5, out: options.out ?? x.dtype })[0];
+export const layerNorm = (
+  x: Tensor,
+  w: Tensor | null,
+  b: Tensor | null,
+  options: { eps?: number; out?: DType } = {},
+): Tensor => apply(layerOp, [x, w, b], { eps: options.eps ?? 1e-5, out: options.out ?? x.dtype })[0];

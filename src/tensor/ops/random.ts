@@ -1,9 +1,9 @@
 /** Counter-based random numbers (Philox4x32-10, Salmon et al. 2011): a value depends on seed, step, stream and index only. */
 import type { Device } from '../../backend/device.ts';
+import type { DType } from '../../backend/dtype.ts';
 import { AnsatzError } from '../../backend/errors.ts';
 import { apply, defineOp, type Op } from '../op.ts';
 import { type Shape, Tensor } from '../tensor.ts';
-import type { DType } from '../../backend/dtype.ts';
 import { like, wantFloat } from './common.ts';
 
 /** Random state in device memory, i32 [4]: seed and step as low and high halves. A replayed step reads it anew. */
@@ -38,18 +38,35 @@ const draw = (kernel: string) =>
   defineOp<Draw>({
     name: kernel,
     infer: (_, p) => [{ shape: p.shape, dtype: p.dtype }],
-    launch: ([state], [y], p) => ({ kernel, args: [y.arg(), state!.arg()], ints: [y.size, p.stream], floats: [p.a, p.b] }),
+    launch: ([state], [y], p) => ({
+      kernel,
+      args: [y.arg(), state!.arg()],
+      ints: [y.size, p.stream],
+      floats: [p.a, p.b],
+    }),
     flops: (_, [y]) => 10 * y.size,
   });
 const uniformOp = draw('uniform');
 const normalOp = draw('normal');
 
 /** Uniform in [lo, hi). Draws with different streams are independent. */
-export const uniform = (state: RandomState, shape: Shape, stream: number, lo = 0, hi = 1, dtype: DType = 'f32'): Tensor =>
-  apply(uniformOp, [state.tensor], { shape, dtype, stream, a: lo, b: hi })[0];
+export const uniform = (
+  state: RandomState,
+  shape: Shape,
+  stream: number,
+  lo = 0,
+  hi = 1,
+  dtype: DType = 'f32',
+): Tensor => apply(uniformOp, [state.tensor], { shape, dtype, stream, a: lo, b: hi })[0];
 /** Normal with a mean and a standard deviation (Box-Muller). */
-export const normal = (state: RandomState, shape: Shape, stream: number, mean = 0, std = 1, dtype: DType = 'f32'): Tensor =>
-  apply(normalOp, [state.tensor], { shape, dtype, stream, a: mean, b: std })[0];
+export const normal = (
+  state: RandomState,
+  shape: Shape,
+  stream: number,
+  mean = 0,
+  std = 1,
+  dtype: DType = 'f32',
+): Tensor => apply(normalOp, [state.tensor], { shape, dtype, stream, a: mean, b: std })[0];
 
 const dropoutOp: Op<{ p: number; stream: number }> = defineOp<{ p: number; stream: number }>({
   name: 'dropout',
@@ -57,7 +74,12 @@ const dropoutOp: Op<{ p: number; stream: number }> = defineOp<{ p: number; strea
     wantFloat(inputs[0], 'dropout');
     return like(inputs);
   },
-  launch: ([x, state], [y], p) => ({ kernel: 'dropout', args: [y.arg(), x!.arg(), state!.arg()], ints: [y.size, p.stream], floats: [p.p] }),
+  launch: ([x, state], [y], p) => ({
+    kernel: 'dropout',
+    args: [y.arg(), x!.arg(), state!.arg()],
+    ints: [y.size, p.stream],
+    floats: [p.p],
+  }),
   flops: (_, [y]) => 11 * y.size,
   // The mask is drawn again from the same counters: nothing is stored.
   gradient: ({ inputs: [, state], grads: [dy], params }) => [apply(dropoutOp, [dy, state], params)[0], null],

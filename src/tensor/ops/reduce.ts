@@ -1,9 +1,10 @@
 /** Reductions along axes, and functions of rows (softmax and kin). */
-import { AnsatzError } from '../../backend/errors.ts';
+
 import type { DType } from '../../backend/dtype.ts';
+import { AnsatzError } from '../../backend/errors.ts';
 import { apply, defineOp, type GradContext, type Op } from '../op.ts';
 import { noGrad } from '../tape.ts';
-import { sizeOfShape, type Shape, Tensor } from '../tensor.ts';
+import { type Shape, sizeOfShape, type Tensor } from '../tensor.ts';
 import { cast, div, eq, mul, sub } from './binary.ts';
 import { around, axisOf, like, wantFloat } from './common.ts';
 import { expand, permute, reshape } from './shape.ts';
@@ -45,7 +46,9 @@ const extremeGradient: ReduceGradient = ({ outputs: [y], params: { axis } }, dy,
 };
 
 const sumOp = reduction('sum', ({ params }, dy, x) => spread(dy, x.shape, params.axis));
-const meanOp = reduction('mean', ({ params }, dy, x) => spread(affine(dy, 1 / x.shape[params.axis], 0), x.shape, params.axis));
+const meanOp = reduction('mean', ({ params }, dy, x) =>
+  spread(affine(dy, 1 / x.shape[params.axis], 0), x.shape, params.axis),
+);
 const maxOp = reduction('max', extremeGradient);
 const minOp = reduction('min', extremeGradient);
 /** The gradient divides by x: it is not defined where x holds zeros. */
@@ -55,7 +58,9 @@ const argminOp = reduction('argmin', undefined, 'i32');
 
 /** Reduces `axes` (all by default): brings them together, then reduces once. */
 function reduceAxes(op: Op<Axis>, x: Tensor, axes: readonly number[] | undefined, keep: boolean): Tensor {
-  const list = [...new Set((axes ?? x.shape.map((_, k) => k)).map((a) => axisOf(a, x.rank, op.name)))].sort((a, b) => a - b);
+  const list = [...new Set((axes ?? x.shape.map((_, k) => k)).map((a) => axisOf(a, x.rank, op.name)))].sort(
+    (a, b) => a - b,
+  );
   const kept = x.shape.map((d, k) => (list.includes(k) ? 1 : d));
   if (list.length === 0) return x;
   const rest = x.shape.map((_, k) => k).filter((k) => !list.includes(k));
@@ -74,8 +79,10 @@ export const max = (x: Tensor, axes?: readonly number[], keep = false): Tensor =
 export const min = (x: Tensor, axes?: readonly number[], keep = false): Tensor => reduceAxes(minOp, x, axes, keep);
 export const prod = (x: Tensor, axes?: readonly number[], keep = false): Tensor => reduceAxes(prodOp, x, axes, keep);
 /** Index of the first extreme along one axis (i32). */
-export const argmax = (x: Tensor, axis = -1): Tensor => apply(argmaxOp, [x], { axis: axisOf(axis, x.rank, 'argmax') })[0];
-export const argmin = (x: Tensor, axis = -1): Tensor => apply(argminOp, [x], { axis: axisOf(axis, x.rank, 'argmin') })[0];
+export const argmax = (x: Tensor, axis = -1): Tensor =>
+  apply(argmaxOp, [x], { axis: axisOf(axis, x.rank, 'argmax') })[0];
+export const argmin = (x: Tensor, axis = -1): Tensor =>
+  apply(argminOp, [x], { axis: axisOf(axis, x.rank, 'argmin') })[0];
 
 /** Sum of squares of all elements, [1] in f32. */
 const sumsqOp = defineOp<Record<string, never>>({
@@ -91,7 +98,11 @@ const sumsqOp = defineOp<Record<string, never>>({
 export const sumsq = (x: Tensor): Tensor => apply(sumsqOp, [x], {})[0];
 
 /** Running sum along an axis. */
-const cumsumOp: Op<{ axis: number; reverse: boolean; exclusive: boolean }> = defineOp<{ axis: number; reverse: boolean; exclusive: boolean }>({
+const cumsumOp: Op<{ axis: number; reverse: boolean; exclusive: boolean }> = defineOp<{
+  axis: number;
+  reverse: boolean;
+  exclusive: boolean;
+}>({
   name: 'cumsum',
   infer: (inputs) => {
     wantFloat(inputs[0], 'cumsum');
@@ -105,7 +116,11 @@ const cumsumOp: Op<{ axis: number; reverse: boolean; exclusive: boolean }> = def
   gradient: ({ grads: [dy], params }) => [apply(cumsumOp, [dy!], { ...params, reverse: !params.reverse })[0]],
 });
 export const cumsum = (x: Tensor, axis = -1, options: { reverse?: boolean; exclusive?: boolean } = {}): Tensor =>
-  apply(cumsumOp, [x], { axis: axisOf(axis, x.rank, 'cumsum'), reverse: !!options.reverse, exclusive: !!options.exclusive })[0];
+  apply(cumsumOp, [x], {
+    axis: axisOf(axis, x.rank, 'cumsum'),
+    reverse: !!options.reverse,
+    exclusive: !!options.exclusive,
+  })[0];
 
 const rowsOf = (t: Tensor): [number, number] => {
   const cols = t.shape[t.rank - 1];

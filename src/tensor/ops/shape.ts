@@ -1,7 +1,7 @@
 /** Views and copies that move values without changing them. */
 import { AnsatzError } from '../../backend/errors.ts';
 import { apply, defineOp } from '../op.ts';
-import { sizeOfShape, type Shape, type Tensor } from '../tensor.ts';
+import { type Shape, sizeOfShape, type Tensor } from '../tensor.ts';
 import { reduceTo } from './binary.ts';
 import { axisOf, broadcastShapes, broadcastStrides, collapse, sameShape, show, stridesOf } from './common.ts';
 
@@ -84,7 +84,11 @@ const sliceOp = defineOp<Region>({
   launch: ([x], [y], p) => {
     const { first, strides } = region(x!.shape, p);
     const c = collapse(p.shape, [strides]);
-    return { kernel: 'strided_read', args: [y.arg(), x!.arg(first)], ints: [c.dims.length, ...c.dims, ...c.strides[0]] };
+    return {
+      kernel: 'strided_read',
+      args: [y.arg(), x!.arg(first)],
+      ints: [c.dims.length, ...c.dims, ...c.strides[0]],
+    };
   },
   flops: () => 0,
   bytes: (_, [y]) => 2 * y.storage.memory.bytes,
@@ -114,7 +118,8 @@ function region(shape: Shape, p: Region): { first: number; strides: number[] } {
   return { first: sizeOfShape(p.shape) === 0 ? 0 : first, strides: own.map((s, k) => s * p.step[k]) };
 }
 
-const embed = (x: Tensor, outer: Shape, r: Region, value = 0): Tensor => apply(embedOp, [x], { outer, region: r, value })[0];
+const embed = (x: Tensor, outer: Shape, r: Region, value = 0): Tensor =>
+  apply(embedOp, [x], { outer, region: r, value })[0];
 
 /** Elements begin, begin+step, ... below end along one axis; negative begin and end count from the end. */
 export function slice(x: Tensor, axis: number, begin: number, end: number = Number.MAX_SAFE_INTEGER, step = 1): Tensor {
@@ -146,7 +151,12 @@ export function pad(x: Tensor, axis: number, before: number, after: number, valu
   const a = axisOf(axis, x.rank, 'pad');
   if (before < 0 || after < 0) throw new AnsatzError(`pad: ${before} and ${after} must not be negative`);
   const outer = x.shape.map((d, k) => (k === a ? d + before + after : d));
-  return embed(x, outer, { start: x.shape.map((_, k) => (k === a ? before : 0)), step: x.shape.map(() => 1), shape: x.shape }, value);
+  return embed(
+    x,
+    outer,
+    { start: x.shape.map((_, k) => (k === a ? before : 0)), step: x.shape.map(() => 1), shape: x.shape },
+    value,
+  );
 }
 
 /** Joins tensors along an axis. */
@@ -156,7 +166,9 @@ const concatOp = defineOp<{ axis: number }>({
     const [x] = inputs;
     for (const t of inputs)
       if (t!.rank !== x!.rank || t!.dtype !== x!.dtype || t!.shape.some((d, k) => k !== p.axis && d !== x!.shape[k]))
-        throw new AnsatzError(`concat: ${show(t!.shape)} ${t!.dtype} does not join ${show(x!.shape)} ${x!.dtype} along ${p.axis}`);
+        throw new AnsatzError(
+          `concat: ${show(t!.shape)} ${t!.dtype} does not join ${show(x!.shape)} ${x!.dtype} along ${p.axis}`,
+        );
     const total = inputs.reduce((n, t) => n + t!.shape[p.axis], 0);
     return [{ shape: x!.shape.map((d, k) => (k === p.axis ? total : d)), dtype: x!.dtype }];
   },
@@ -165,7 +177,11 @@ const concatOp = defineOp<{ axis: number }>({
     let at = 0;
     return inputs.map((t) => {
       const c = collapse(t!.shape, [own]);
-      const call = { kernel: 'strided_write', args: [y.arg(t!.size ? at * own[p.axis] : 0), t!.arg()], ints: [c.dims.length, ...c.dims, ...c.strides[0]] };
+      const call = {
+        kernel: 'strided_write',
+        args: [y.arg(t!.size ? at * own[p.axis] : 0), t!.arg()],
+        ints: [c.dims.length, ...c.dims, ...c.strides[0]],
+      };
       at += t!.shape[p.axis];
       return call;
     });

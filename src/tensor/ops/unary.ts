@@ -115,4 +115,5 @@ const stepKernel = unary('step');
 function step(x: Tensor, closed = false): Tensor {
   return closed ? affine(stepKernel(affine(x, -1, 0)), -1, 1) : stepKernel(x);
 }
+
 export { step };

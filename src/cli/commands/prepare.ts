@@ -1,0 +1,57 @@
+/** ansatz prepare: text into a tokenizer and token shards. */
+import { Command } from 'commander';
+import { action, number, type OutputFlags } from '../common.ts';
+import { prepareWithProgress } from '../data.ts';
+
+interface Flags extends OutputFlags {
+  out: string;
+  vocab: number;
+  cap: number;
+  seed: number;
+}
+
+export function prepareCommand(): Command {
+  const command = new Command('prepare')
+    .description('Read a folder or files of text, train a tokenizer, write token shards.')
+    .argument('<paths...>', 'folders, text files, .jsonl or .jsonl.gz')
+    .requiredOption('--out <folder>', 'where tokenizer.json and the shards go')
+    .option(
+      '--vocab <n>',
+      'size of the vocabulary',
+      number('--vocab', (n) => Number.isInteger(n) && n > 256),
+      4096,
+    )
+    .option('--cap <MB>', 'stop after this many megabytes of text', number('--cap'), 40)
+    .option(
+      '--seed <n>',
+      'which documents are held out',
+      number('--seed', (n) => Number.isInteger(n) && n >= 0),
+      0,
+    )
+    .addHelpText(
+      'after',
+      '\nExamples:\n  ansatz prepare ~/notes --out data/notes\n  ansatz prepare corpus.jsonl.gz --out data/c --vocab 16384 --cap 500 --json',
+    );
+  return action(command, async (output, paths: string[], flags: Flags) => {
+    const p = await prepareWithProgress(output, {
+      paths,
+      folder: flags.out,
+      vocab: flags.vocab,
+      seed: flags.seed,
+      corpus: { capBytes: flags.cap * 1e6 },
+    });
+    const fields = {
+      folder: flags.out,
+      vocab: p.tokenizer.vocabSize,
+      trainTokens: p.train.tokens,
+      heldOutTokens: p.heldOut.tokens,
+      corpus: p.corpus,
+      split: p.split,
+      baselines: p.baselines,
+    };
+    output.result('prepare', fields, [
+      `prepared ${flags.out}: ${p.train.documents} documents to train on, ${p.heldOut.documents} held out`,
+      `next: ansatz train tiny --data ${flags.out}`,
+    ]);
+  });
+}

@@ -1,0 +1,124 @@
+/** What commands share: output options, recipes, number arguments. */
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import type { Command } from 'commander';
+import { AnsatzError } from '../backend/errors.ts';
+import type { TrainConfigInput } from '../train/config.ts';
+import { Output, runCommand, UsageError } from './term/output.ts';
+
+export interface OutputFlags {
+  json?: boolean;
+  plain?: boolean;
+}
+
+/** Adds --json and --plain, and runs the action under the output contract. */
+export function action<A extends unknown[]>(
+  command: Command,
+  run: (output: Output, ...args: A) => Promise<void>,
+): Command {
+  return command
+    .option('--json', 'one JSON object a line on stdout, nothing else')
+    .option('--plain', 'plain lines even on a terminal')
+    .action(async (...all: unknown[]) => {
+      const flags = all[all.length - 2] as OutputFlags;
+      const output = new Output({ json: flags.json, plain: flags.plain });
+      await runCommand(output, () => run(output, ...(all as A)));
+    });
+}
+
+/** A parser for a numeric option. */
+export function number(what: string, test: (n: number) => boolean = (n) => n > 0): (text: string) => number {
+  return (text) => {
+    const n = Number(text);
+    if (text.trim() === '' || !Number.isFinite(n) || !test(n)) throw new UsageError(`${what} cannot be '${text}'`);
+    return n;
+  };
+}
+
+/** What a recipe may be told. */
+export interface RecipeOptions {
+  /** Folder of a prepared data set. */
+  data: string;
+  /** Tokens in its vocabulary. */
+  vocab: number;
+  /** Optimiser steps, when the user asks for a number of them. */
+  steps?: number;
+  seed?: number;
+}
+
+export interface Recipe {
+  /** Vocabulary to train a tokenizer with, when the data is text. */
+  readonly vocab: number;
+  readonly summary: string;
+  config(options: RecipeOptions): TrainConfigInput;
+}
+
+const recipesFolder = join(dirname(fileURLToPath(import.meta.url)), '..', '..', 'recipes');
+
+/** Names of the recipes that come with the project. */
+export const recipeNames = (): string[] =>
+  readdirSync(recipesFolder)
+    .filter((f) => f.endsWith('.ts'))
+    .map((f) => f.slice(0, -3))
+    .sort();
+
+/**
+ * A recipe by name, or by the path of a .ts, .mjs or .json file. A .json file holds the fields of a run config.
+ * @throws AnsatzError when there is none, or it is broken.
+ */
+export async function loadRecipe(nameOrPath: string): Promise<Recipe> {
+  const named = join(recipesFolder, `${nameOrPath}.ts`);
+  const path = /^[\w-]+$/.test(nameOrPath) && existsSync(named) ? named : resolve(nameOrPath);
+  if (!existsSync(path) || !/\.(ts|mts|mjs|js|json)$/.test(path))
+    throw new AnsatzError(`no recipe '${nameOrPath}'`, {
+      hint: `choose from ${recipeNames().join(', ')}, or give the path of a .ts or .json file`,
+    });
+  try {
+    if (path.endsWith('.json')) {
+      const fixed = JSON.parse(readFileSync(path, 'utf8')) as TrainConfigInput & { model: { vocab?: number } };
+      return {
+        vocab: fixed.model?.vocab ?? 4096,
+        summary: path,
+        config: (o) => ({
+          ...fixed,
+          model: { ...fixed.model, vocab: fixed.model?.vocab ?? o.vocab },
+          data: { ...fixed.data, folder: o.data },
+          steps: o.steps ?? fixed.steps,
+          seed: o.seed ?? fixed.seed,
+        }),
+      };
+    }
+    const module = (await import(pathToFileURL(path).href)) as { default?: Recipe };
+    if (typeof module.default?.config !== 'function')
+      throw new Error('it has no default export with a config() function');
+    return module.default;
+  } catch (cause) {
+    if (cause instanceof AnsatzError) throw cause;
+    throw new AnsatzError(`recipe ${path} does not load: ${(cause as Error).message.split('\n')[0]}`, { cause });
+  }
+}
+
+/** Sets dotted fields of a config from "path=value" words; values are JSON, or text when they are not. */
+export function applySettings(config: object, settings: readonly string[]): void {
+  for (const setting of settings) {
+    const at = setting.indexOf('=');
+    if (at < 1) throw new UsageError(`--set wants field=value, not '${setting}'`, { hint: '--set optimiser.lr=0.001' });
+    const parts = setting.slice(0, at).split('.');
+    const text = setting.slice(at + 1);
+    let value: unknown = text;
+    try {
+      value = JSON.parse(text);
+    } catch {
+      // Plain text is a string.
+    }
+    let target = config as Record<string, unknown>;
+    for (const part of parts.slice(0, -1)) {
+      if (['__proto__', 'constructor', 'prototype'].includes(part))
+        throw new UsageError(`--set cannot change '${part}'`);
+      if (typeof target[part] === 'string') target[part] = { kind: target[part] };
+      target = (target[part] ??= {}) as Record<string, unknown>;
+    }
+    target[parts[parts.length - 1]] = value;
+  }
+}

@@ -1,0 +1,55 @@
+/** Data for a command: a prepared folder as it is, or text that is prepared first, with progress shown. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import type { CorpusOptions } from '../data/corpus.ts';
+import { prepareCorpus } from '../data/prepare.ts';
+import { readManifest } from '../data/shards.ts';
+import type { Output } from './term/output.ts';
+import type { Progress } from './term/progress.ts';
+
+const stages = {
+  read: { label: 'reading text', unit: 'B' },
+  tokenizer: { label: 'training the tokenizer', unit: 'B' },
+  tokens: { label: 'making tokens', unit: 'B' },
+} as const;
+
+/** Prepares text with a progress bar a stage. */
+export async function prepareWithProgress(
+  output: Output,
+  options: { paths: readonly string[]; folder: string; vocab: number; seed?: number; corpus?: CorpusOptions },
+) {
+  let stage: keyof typeof stages | undefined;
+  let bar: Progress | undefined;
+  return prepareCorpus({
+    ...options,
+    onProgress: (p) => {
+      if (p.stage !== stage) {
+        stage = p.stage;
+        bar = output.progress({ ...stages[p.stage], total: p.total, quiet: true });
+      }
+      bar?.update(p.done);
+    },
+    onStage: (name, seconds, what) => {
+      bar?.finish();
+      bar = undefined;
+      stage = undefined;
+      if (output.mode !== 'json') output.say(`${name.padEnd(10)} ${what} (${seconds.toFixed(1)} s)`);
+    },
+  });
+}
+
+export const isPrepared = (folder: string): boolean =>
+  existsSync(join(folder, 'tokenizer.json')) && existsSync(join(folder, 'train.json'));
+
+/** The prepared folder for --data: itself, or `target` filled from its text. Returns the folder and its vocabulary. */
+export async function dataFolder(
+  output: Output,
+  data: string,
+  target: string,
+  vocab: number,
+  seed?: number,
+): Promise<{ folder: string; vocab: number }> {
+  if (isPrepared(data)) return { folder: data, vocab: readManifest(data, 'train').vocabSize };
+  const prepared = await prepareWithProgress(output, { paths: [data], folder: target, vocab, seed });
+  return { folder: target, vocab: prepared.tokenizer.vocabSize };
+}

@@ -1,0 +1,52 @@
+/** The command line: one file a command under commands/. */
+import { Command, CommanderError } from 'commander';
+import { generateCommand } from './commands/generate.ts';
+import { inspectCommand } from './commands/inspect.ts';
+import { prepareCommand } from './commands/prepare.ts';
+import { quickstartCommand } from './commands/quickstart.ts';
+import { trainCommand } from './commands/train.ts';
+import { Output, UsageError } from './term/output.ts';
+
+export function program(): Command {
+  return new Command('ansatz')
+    .description('Train, measure and use language models from Node.js.')
+    .version('0.1.0', '--version', 'print the version')
+    .helpOption('--help', 'show this help')
+    .helpCommand(false)
+    .showHelpAfterError(false)
+    .addCommand(trainCommand())
+    .addCommand(generateCommand())
+    .addCommand(inspectCommand())
+    .addCommand(prepareCommand())
+    .addCommand(quickstartCommand())
+    .addHelpText(
+      'after',
+      '\nExamples:\n  ansatz quickstart\n  ansatz train tiny --data ~/notes\n  ansatz generate runs/quickstart --prompt "function "\n  ansatz inspect tiny\n\nEvery command has --help with examples, and --json for programs.',
+    );
+}
+
+/** Parses and runs; sets the exit code: 0, 1 for a failure, 2 for a command line that was not understood. */
+export async function main(argv: readonly string[]): Promise<void> {
+  const root = program();
+  for (const command of [root, ...root.commands]) {
+    command.exitOverride();
+    command.configureOutput({ outputError: () => {} });
+    command.helpOption('--help', 'show this help');
+  }
+  try {
+    await root.parseAsync([...argv]);
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error;
+    if (error.exitCode === 0) return; // help and version were printed
+    const output = new Output({ json: argv.includes('--json') });
+    if (error.code === 'commander.help') {
+      process.exitCode = 2;
+      return;
+    }
+    const message = error.message.replace(/^error: /, '').split('\n')[0];
+    const known = root.commands.find((c) => c.name() === argv[2]);
+    process.exitCode = output.fail(
+      new UsageError(message, { hint: `ansatz ${known ? `${known.name()} ` : ''}--help` }),
+    );
+  }
+}

@@ -1,0 +1,87 @@
+/**
+ * What a configuration costs, exactly, before anything runs: the training step is recorded on the meta device, so the
+ * numbers come from the same op rows and the same memory plan that the real step uses.
+ */
+import type { KernelCall } from '../backend/device.ts';
+import { MetaDevice } from '../backend/meta/device.ts';
+import { buildModel } from '../model/model.ts';
+import { declared, forwardContext, initialise } from '../nn/index.ts';
+import { noGrad, scope, sizeOfShape, trace } from '../tensor/index.ts';
+import type { TrainConfig } from './config.ts';
+import { DeviceBatch, TrainStep } from './step.ts';
+
+export interface Account {
+  readonly parameters: number;
+  /** Parameters by their role. */
+  readonly byRole: Readonly<Record<string, number>>;
+  /** FLOPs of matrix products and attention in the forward pass, a token. */
+  readonly forwardFlopsPerToken: number;
+  /** Three times that: what utilisation counts (Chowdhery et al. 2022, appendix B; causal attention counted once). */
+  readonly modelFlopsPerToken: number;
+  /** Everything a step dispatches: FLOPs and least bytes moved, all micro-batches and the update. */
+  readonly stepFlops: number;
+  readonly stepBytes: number;
+  readonly calls: number;
+  readonly memory: {
+    readonly parameters: number;
+    readonly optimiser: number;
+    /** Activations and gradients, as laid out in the step's arena. */
+    readonly arena: number;
+    /** Gradient sums of several micro-batches, batches, tables. */
+    readonly other: number;
+    readonly total: number;
+  };
+}
+
+const productKernels = new Set(['matmul', 'attention', 'linear_cross_entropy', 'conv1d']);
+
+/** FLOPs of the kernels that utilisation counts. */
+export const productFlops = (calls: readonly KernelCall[]): number =>
+  calls.reduce((n, c) => n + (productKernels.has(c.kernel) ? (c.cost?.flops ?? 0) : 0), 0);
+
+/** Accounts for a training configuration. Allocates and computes nothing. */
+export function accountFor(config: TrainConfig): Account {
+  const device = new MetaDevice();
+  const model = buildModel(config.model);
+  const length = config.length ?? config.model.context;
+  const params = initialise(model, device, config.seed);
+  const parameterBytes = device.memory().liveBytes;
+  const tokens = config.batch * length;
+
+  const forward = scope(() => {
+    model.prepare(device);
+    const batch = new DeviceBatch(device, config.batch, length, !config.data.crossDocuments);
+    const { calls } = trace(() =>
+      noGrad(() => model.loss(params, batch, forwardContext({ device, compute: config.precision })).total),
+    );
+    batch.dispose();
+    return calls;
+  });
+  const step = new TrainStep(device, model, params, config, length);
+  const programs = step.programs;
+  const total = (of: (c: KernelCall) => number): number =>
+    programs.reduce((n, { program, times }) => n + times * program.calls.reduce((m, c) => m + of(c), 0), 0);
+
+  const byRole: Record<string, number> = {};
+  for (const { spec } of declared(model)) byRole[spec.role] = (byRole[spec.role] ?? 0) + sizeOfShape(spec.shape);
+  const optimiser = [...step.optimiser.state.values()].reduce((n, t) => n + t.storage.memory.bytes, 0);
+  const arena = programs.reduce((n, { program }) => n + program.arenaBytes, 0);
+  const live = device.memory().liveBytes;
+  const forwardFlops = productFlops(forward) / tokens;
+  return {
+    parameters: declared(model).reduce((n, p) => n + sizeOfShape(p.spec.shape), 0),
+    byRole,
+    forwardFlopsPerToken: forwardFlops,
+    modelFlopsPerToken: 3 * forwardFlops,
+    stepFlops: total((c) => c.cost?.flops ?? 0),
+    stepBytes: total((c) => c.cost?.bytes ?? 0),
+    calls: programs.reduce((n, { program, times }) => n + times * program.calls.length, 0),
+    memory: {
+      parameters: parameterBytes,
+      optimiser,
+      arena,
+      other: live - parameterBytes - optimiser,
+      total: live + arena,
+    },
+  };
+}

@@ -1,0 +1,96 @@
+/** Everything that determines a training run, as data: checked, defaulted, hashed into the run folder. */
+import { z } from 'zod';
+import { AnsatzError } from '../backend/errors.ts';
+import { describeIssues, headWidth, modelSpecSchema } from '../model/spec.ts';
+
+const fraction = z.number().min(0).max(1);
+
+export const optimiserSchema = z.discriminatedUnion('kind', [
+  z.strictObject({
+    kind: z.literal('adamw'),
+    lr: z.number().positive().default(3e-3),
+    beta1: z.number().min(0).lt(1).default(0.9),
+    beta2: z.number().min(0).lt(1).default(0.95),
+    eps: z.number().positive().default(1e-8),
+    /** Decoupled weight decay of matrices (norms and biases have none). */
+    decay: z.number().min(0).default(0.1),
+  }),
+]);
+
+export const scheduleSchema = z.discriminatedUnion('kind', [
+  z.strictObject({
+    kind: z.literal('cosine'),
+    /** Share of the steps for linear warm-up. */
+    warmup: fraction.default(0.05),
+    /** Final learning rate as a share of the peak. */
+    floor: fraction.default(0.05),
+  }),
+  z.strictObject({
+    /** Warm-up, stable, decay: any point of the stable part can be continued (Hu et al. 2024, MiniCPM). */
+    kind: z.literal('wsd'),
+    warmup: fraction.default(0.05),
+    decay: fraction.default(0.3),
+    floor: fraction.default(0.02),
+    shape: z.enum(['linear', 'sqrt', 'cosine']).default('linear'),
+  }),
+  z.strictObject({ kind: z.literal('constant'), warmup: fraction.default(0) }),
+]);
+
+export const trainConfigSchema = z.strictObject({
+  name: z.string().min(1).default('run'),
+  seed: z.int().min(0).default(1),
+  device: z.string().default('cpu'),
+  /** Matrix products: bf16 operands with f32 sums, or f32. Weights are kept in f32 either way. */
+  precision: z.enum(['bf16', 'f32']).default('bf16'),
+  model: modelSpecSchema,
+  data: z.strictObject({
+    /** Folder with token shards (train.json, heldout.json) and tokenizer.json. */
+    folder: z.string(),
+    packing: z.enum(['stream', 'whole']).default('stream'),
+    /** Whether tokens may attend across document borders. */
+    crossDocuments: z.boolean().default(false),
+  }),
+  /** Rows of a micro-batch, and how many micro-batches make a step. */
+  batch: z.int().positive().default(8),
+  accumulate: z.int().positive().default(1),
+  /** Tokens of a row; by default the model's context. */
+  length: z.int().positive().optional(),
+  steps: z.int().positive(),
+  optimiser: optimiserSchema.prefault({ kind: 'adamw' }),
+  schedule: scheduleSchema.prefault({ kind: 'wsd' }),
+  /** Largest global gradient norm; 0 does not clip. */
+  clip: z.number().min(0).default(1),
+  /** Stop after this many non-finite steps in a row. */
+  stopAfterSkips: z.int().positive().default(10),
+  evaluate: z.strictObject({ every: z.int().min(0).default(0), tokens: z.int().positive().optional() }).prefault({}),
+  checkpoint: z
+    .strictObject({
+      every: z.int().min(0).default(0),
+      keepLast: z.int().positive().default(3),
+      keepEvery: z.int().positive().optional(),
+    })
+    .prefault({}),
+});
+
+export type TrainConfig = z.output<typeof trainConfigSchema>;
+export type TrainConfigInput = z.input<typeof trainConfigSchema>;
+export type OptimiserConfig = TrainConfig['optimiser'];
+export type ScheduleConfig = TrainConfig['schedule'];
+
+/**
+ * Checks a run's configuration and fills in defaults.
+ * @throws AnsatzError that names every field that is wrong.
+ */
+export function parseTrainConfig(input: unknown): TrainConfig {
+  const parsed = trainConfigSchema.safeParse(input);
+  if (!parsed.success)
+    throw new AnsatzError(`run config: ${describeIssues(parsed.error)}`, { hint: 'see docs/train.md for the fields' });
+  const config = parsed.data;
+  headWidth(config.model);
+  const length = config.length ?? config.model.context;
+  if (length > config.model.context)
+    throw new AnsatzError(`run config: rows of ${length} tokens, the model's context is ${config.model.context}`, {
+      hint: 'lower `length` or raise `model.context`',
+    });
+  return config;
+}

@@ -1,0 +1,21 @@
+/** Turns a time budget into a number of steps, by measuring steps before the run begins: what follows is deterministic. */
+import { createBatch } from '../data/types.ts';
+import { disposeTree } from '../nn/index.ts';
+import type { TrainConfig } from './config.ts';
+import { freshModel, openRunData, rowLength, trainLoader } from './session.ts';
+import { TrainStep } from './step.ts';
+
+/** Steps of this config that take about `seconds` on this machine; at least 10. */
+export async function stepsForSeconds(config: TrainConfig, seconds: number): Promise<number> {
+  const { device, model, params } = freshModel(config);
+  const data = openRunData(config);
+  const length = rowLength(config);
+  const loader = trainLoader(config, data);
+  const batches = Array.from({ length: config.accumulate }, () => loader.next(createBatch(config.batch, length)));
+  const step = new TrainStep(device, model, params, config, length);
+  const ms = await step.measure(batches, Math.min(2, 0.05 * seconds));
+  step.dispose();
+  disposeTree(params);
+  data.close();
+  return Math.max(10, Math.floor((seconds * 1000) / ms));
+}

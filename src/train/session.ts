@@ -1,0 +1,124 @@
+/** What a run reads and holds: its data, its model, its parameters; and how they are saved and restored. */
+import { join } from 'node:path';
+import type { HostArray } from '../backend/dtype.ts';
+import { AnsatzError } from '../backend/errors.ts';
+import { type Device, openDevice } from '../backend/index.ts';
+import { Loader } from '../data/loader.ts';
+import { HeldOutLoader } from '../data/loader-held-out.ts';
+import { createPacking } from '../data/packing.ts';
+import { readBaselines, tokenizerHash } from '../data/prepare.ts';
+import { openTokens } from '../data/shards.ts';
+import { Tokenizer } from '../data/tokenizer/index.ts';
+import type { TokenData } from '../data/types.ts';
+import { buildModel, type Model } from '../model/model.ts';
+import { initialise, type ParamTree } from '../nn/index.ts';
+import type { Tensor } from '../tensor/index.ts';
+import { parseTrainConfig, type TrainConfig } from './config.ts';
+import type { Checkpoint } from './run/checkpoint.ts';
+import type { TensorSource } from './safetensors.ts';
+import { trainedParams } from './step.ts';
+
+export interface RunData {
+  readonly tokenizer: Tokenizer;
+  readonly train: TokenData;
+  readonly heldOut: TokenData;
+  /** Bits per byte of general compressors on the held-out text. */
+  readonly baselines: Record<string, number>;
+  close(): void;
+}
+
+/**
+ * Opens a prepared data folder for a config.
+ * @throws AnsatzError when it is missing, damaged, or made with a tokenizer the model does not fit.
+ */
+export function openRunData(config: TrainConfig): RunData {
+  const { folder } = config.data;
+  const tokenizer = Tokenizer.fromFile(join(folder, 'tokenizer.json'));
+  if (tokenizer.vocabSize > config.model.vocab)
+    throw new AnsatzError(
+      `the tokenizer in ${folder} has ${tokenizer.vocabSize} tokens, the model a vocabulary of ${config.model.vocab}`,
+      {
+        hint: `set model.vocab to ${tokenizer.vocabSize} or more`,
+      },
+    );
+  const hash = tokenizerHash(tokenizer);
+  const train = openTokens(folder, 'train', { tokenizerHash: hash });
+  const heldOut = openTokens(folder, 'heldout', { tokenizerHash: hash });
+  return {
+    tokenizer,
+    train,
+    heldOut,
+    baselines: readBaselines(folder),
+    close: () => {
+      train.close();
+      heldOut.close();
+    },
+  };
+}
+
+export const rowLength = (config: TrainConfig): number => config.length ?? config.model.context;
+
+export function trainLoader(config: TrainConfig, data: RunData): Loader {
+  const packing = createPacking(data.train, {
+    length: rowLength(config),
+    mode: config.data.packing,
+    seed: config.seed,
+  });
+  return new Loader([{ name: 'train', packing }], { batch: config.batch, seed: config.seed });
+}
+
+export const heldOutLoader = (config: TrainConfig, data: RunData, maxTokens?: number): HeldOutLoader =>
+  new HeldOutLoader(data.heldOut, { batch: config.batch, length: rowLength(config), maxTokens });
+
+/** A tensor as a source of bytes for safetensors. */
+export function tensorSource(name: string, t: Tensor): TensorSource {
+  const dtype = { f32: 'F32', bf16: 'BF16', i32: 'I32', u8: 'U8' }[t.dtype] as TensorSource['dtype'];
+  return { name, dtype, shape: t.shape, data: () => t.bits() };
+}
+
+/** Loads named tensors of one set of a checkpoint; every one must be there with its shape. */
+export async function loadTensors(
+  checkpoint: Checkpoint,
+  set: string,
+  tensors: Iterable<[string, Tensor]>,
+): Promise<void> {
+  const file = await checkpoint.tensors(set);
+  try {
+    for (const [name, t] of tensors) {
+      const info = file.info(name);
+      if (info.shape.join() !== t.shape.join())
+        throw new AnsatzError(
+          `${file.path}: ${name} is [${info.shape.join(', ')}], the model wants [${t.shape.join(', ')}]`,
+          {
+            hint: 'the checkpoint belongs to another model spec',
+          },
+        );
+      t.writeBits((await file.read(name)) as HostArray);
+    }
+  } finally {
+    await file.close();
+  }
+}
+
+export interface LoadedModel {
+  readonly device: Device;
+  readonly config: TrainConfig;
+  readonly model: Model;
+  readonly params: ParamTree;
+}
+
+/** A model with fresh parameters for a config. */
+export function freshModel(input: unknown): LoadedModel {
+  const config = parseTrainConfig(input);
+  const device = openDevice(config.device);
+  const model = buildModel(config.model);
+  return { device, config, model, params: initialise(model, device, config.seed) };
+}
+
+/** A model with a checkpoint's parameters. */
+export async function loadModel(input: unknown, checkpoint: Checkpoint): Promise<LoadedModel> {
+  const loaded = freshModel(input);
+  const named = trainedParams(loaded.model, loaded.params).map((p): [string, Tensor] => [p.path, p.tensor]);
+  await loadTensors(checkpoint, 'model', named);
+  return loaded;
+}

@@ -1,0 +1,229 @@
+/**
+ * The captured steps of a run: forward, backward and update as programs that replay off the JavaScript thread.
+ *
+ * One micro-batch a step: a single program. Several: `micro` adds gradients up, `finish` applies and clears them.
+ */
+import type { Device } from '../backend/device.ts';
+import type { TokenBatch } from '../data/types.ts';
+import type { Batch, Model } from '../model/model.ts';
+import { declared, flatten, forwardContext, type ParamTree } from '../nn/index.ts';
+import {
+  accumulate,
+  assign,
+  type Captured,
+  capture,
+  clipScale,
+  concat,
+  gradients,
+  noGrad,
+  RandomState,
+  sumsq,
+  Tensor,
+  zeros,
+} from '../tensor/index.ts';
+import type { TrainConfig } from './config.ts';
+import { makeOptimiser, type Optimiser, type TrainedParam } from './optimiser.ts';
+import { scheduleFactor } from './schedule.ts';
+
+/** Parameters in the order that the model declares them, with their tensors. */
+export function trainedParams(model: Model, params: ParamTree): TrainedParam[] {
+  const tensors = new Map(flatten(params).map(({ path, tensor }) => [path, tensor]));
+  return declared(model).map((p) => ({ ...p, tensor: tensors.get(p.path)! }));
+}
+
+/** A batch's place on the device, written anew before each replay. */
+export class DeviceBatch implements Batch {
+  readonly inputs: Tensor;
+  readonly targets: Tensor;
+  readonly segments: Tensor | null;
+  readonly positions: Tensor | null;
+  readonly weights: Tensor;
+
+  constructor(device: Device, rows: number, length: number, withSegments: boolean) {
+    const ids = (): Tensor => zeros(device, [rows, length], 'i32').keep();
+    this.inputs = ids();
+    this.targets = ids();
+    this.segments = withSegments ? ids() : null;
+    this.positions = withSegments ? ids() : null;
+    this.weights = zeros(device, [rows, length]).keep();
+  }
+
+  /** Copies a batch in; every counted target weighs 1 / `counted`. */
+  write(batch: TokenBatch, counted: number): void {
+    this.inputs.writeBits(batch.inputs);
+    this.targets.writeBits(batch.targets);
+    this.segments?.writeBits(batch.segments);
+    this.positions?.writeBits(batch.positions);
+    this.weights.writeBits(new Float32Array(batch.targets.length).fill(counted > 0 ? 1 / counted : 0));
+  }
+
+  dispose(): void {
+    for (const t of [this.inputs, this.targets, this.segments, this.positions, this.weights]) t?.dispose();
+  }
+}
+
+/** What one optimiser step reports. */
+export interface StepResult {
+  readonly loss: number;
+  readonly gradNorm: number;
+  /** False when the gradient was not finite: parameters and state were left as they were. */
+  readonly finite: boolean;
+}
+
+export class TrainStep {
+  readonly optimiser: Optimiser;
+  readonly params: TrainedParam[];
+  private readonly config: TrainConfig;
+  private readonly batch: DeviceBatch;
+  private readonly scalars: Tensor;
+  private readonly random: RandomState;
+  private readonly micro: Captured<{ total: Tensor }>;
+  private readonly finish: Captured<null> | null;
+  /** Gradient sums over micro-batches; none when there is only one. */
+  private readonly sums: Tensor[];
+
+  constructor(device: Device, model: Model, params: ParamTree, config: TrainConfig, length: number) {
+    this.config = config;
+    this.params = trainedParams(model, params);
+    this.optimiser = makeOptimiser(config.optimiser, this.params, device);
+    this.batch = new DeviceBatch(device, config.batch, length, !config.data.crossDocuments);
+    this.scalars = Tensor.from(device, [0, 1, 1, 1, 1, 0, 0, 0], [8]).keep();
+    this.random = new RandomState(device, config.seed);
+    model.prepare(device);
+    const tensors = this.params.map((p) => p.tensor);
+    const update = (grads: readonly Tensor[]): void => {
+      clipScale(this.scalars, concat(grads.map(sumsq), 0), config.clip);
+      this.optimiser.update(grads, this.scalars);
+    };
+    const forward = (): { total: Tensor; grads: Tensor[] } => {
+      const c = forwardContext({ device, compute: config.precision, training: true, random: this.random });
+      const { total } = model.loss(params, this.batch, c);
+      return { total, grads: gradients(total, tensors) };
+    };
+    this.sums = config.accumulate === 1 ? [] : tensors.map((t) => zeros(device, t.shape).keep());
+    if (config.accumulate === 1) {
+      this.micro = capture(device, () => {
+        const { total, grads } = forward();
+        update(grads);
+        return { total };
+      });
+      this.finish = null;
+    } else {
+      const { sums } = this;
+      this.micro = capture(device, () => {
+        const { total, grads } = forward();
+        grads.forEach((g, k) => accumulate(sums[k], g));
+        return { total };
+      });
+      this.finish = capture(device, () => {
+        update(sums);
+        for (const s of sums) assign(s, 0);
+        return null;
+      });
+    }
+    // Capturing ran the step once, at learning rate 0; its traces in the optimiser are wiped.
+    this.optimiser.reset();
+  }
+
+  /** The programs and how often each runs in a step: for profiles and cost accounting. */
+  get programs(): { program: Captured<unknown>['program']; times: number }[] {
+    const list = [{ program: this.micro.program, times: this.config.accumulate }];
+    if (this.finish) list.push({ program: this.finish.program, times: 1 });
+    return list;
+  }
+
+  /** Optimiser step `step`, counted from 0, on the micro-batches of one step. */
+  async run(step: number, batches: readonly TokenBatch[]): Promise<StepResult> {
+    const { config } = this;
+    this.writeScalars(step);
+    const counted = batches.reduce((n, b) => n + b.targetCount, 0);
+    let loss = 0;
+    for (let k = 0; k < batches.length; k++) {
+      this.batch.write(batches[k], counted);
+      this.random.setStep(step * config.accumulate + k);
+      await this.micro.run();
+      loss += (await this.micro.result.total.data())[0];
+    }
+    if (this.finish) await this.finish.run();
+    const scalars = await this.scalars.data();
+    return { loss, gradNorm: scalars[5], finite: scalars[4] === 1 && Number.isFinite(loss) };
+  }
+
+  /** Milliseconds of a step on this machine, on a given batch, leaving parameters and optimiser untouched. */
+  async measure(batches: readonly TokenBatch[], seconds: number): Promise<number> {
+    this.scalars.write([0, 1, 1, 1, 1, 0, 0, 0]);
+    this.batch.write(batches[0], batches[0].targetCount);
+    const times: number[] = [];
+    for (const end = performance.now() + seconds * 1000; performance.now() < end || times.length < 3; ) {
+      const start = performance.now();
+      for (let k = 0; k < this.config.accumulate; k++) await this.micro.run();
+      if (this.finish) await this.finish.run();
+      times.push(performance.now() - start);
+    }
+    this.optimiser.reset();
+    times.sort((a, b) => a - b);
+    return times[Math.floor(times.length / 2)];
+  }
+
+  /** Frees everything but the parameters. */
+  dispose(): void {
+    this.micro.dispose();
+    this.finish?.dispose();
+    this.batch.dispose();
+    for (const t of [
+      this.micro.result.total,
+      this.scalars,
+      this.random.tensor,
+      ...this.sums,
+      ...this.optimiser.state.values(),
+    ])
+      t.dispose();
+  }
+
+  learningRate(step: number): number {
+    return this.config.optimiser.lr * scheduleFactor(this.config.schedule, step, this.config.steps);
+  }
+
+  private writeScalars(step: number): void {
+    const [c1, c2] = this.optimiser.corrections(step + 1);
+    this.scalars.write([this.learningRate(step), 1, c1, c2, 1, 0, 0, 0]);
+  }
+}
+
+/** Losses of batches without training: for held-out text. */
+export class EvalStep {
+  private readonly batch: DeviceBatch;
+  private readonly captured: Captured<{ rows: Tensor }>;
+
+  constructor(
+    device: Device,
+    model: Model,
+    params: ParamTree,
+    config: Pick<TrainConfig, 'batch' | 'precision'> & { data: Pick<TrainConfig['data'], 'crossDocuments'> },
+    length: number,
+  ) {
+    this.batch = new DeviceBatch(device, config.batch, length, !config.data.crossDocuments);
+    model.prepare(device);
+    this.captured = capture(device, () =>
+      noGrad(() => ({
+        rows: model.loss(params, this.batch, forwardContext({ device, compute: config.precision })).rows,
+      })),
+    );
+  }
+
+  /** Summed nats and number of targets. */
+  async run(batch: TokenBatch): Promise<{ nats: number; targets: number }> {
+    this.batch.write(batch, 1);
+    await this.captured.run();
+    const rows = await this.captured.result.rows.data();
+    let nats = 0;
+    for (let k = 0; k < rows.length; k++) if (batch.targets[k] >= 0) nats += rows[k];
+    return { nats, targets: batch.targetCount };
+  }
+
+  dispose(): void {
+    this.captured.dispose();
+    this.captured.result.rows.dispose();
+    this.batch.dispose();
+  }
+}

@@ -1,0 +1,275 @@
+/** The training loop: batches in, events out, checkpoints on the way; resuming equals never having stopped. */
+import { mkdirSync } from 'node:fs';
+import { hostname } from 'node:os';
+import { join } from 'node:path';
+import { AnsatzError } from '../backend/errors.ts';
+import { bitsPerByte } from '../data/baselines.ts';
+import type { Loader, LoaderState } from '../data/loader.ts';
+import { writeAtomically } from '../data/shards-write.ts';
+import { createBatch, type TokenBatch } from '../data/types.ts';
+import { type Account, accountFor } from './account.ts';
+import type { TrainConfig } from './config.ts';
+import { measurePeak } from './peak.ts';
+import { type Checkpoint, latestCheckpoint, saveCheckpoint } from './run/checkpoint.ts';
+import type { EventWriter } from './run/event-log.ts';
+import type { NewRunEvent, RunEvent, RunStatus } from './run/events.ts';
+import type { RunFolder } from './run/folder.ts';
+import {
+  freshModel,
+  heldOutLoader,
+  type LoadedModel,
+  loadTensors,
+  openRunData,
+  type RunData,
+  rowLength,
+  tensorSource,
+  trainLoader,
+} from './session.ts';
+import { EvalStep, TrainStep } from './step.ts';
+
+export interface TrainOptions {
+  /** Continue from the newest valid checkpoint. */
+  resume?: boolean;
+  /** Sees every event as it is written. */
+  onEvent?: (event: RunEvent) => void;
+  /** Asks the run to save and stop after the step in progress. */
+  signal?: AbortSignal;
+}
+
+export interface TrainSummary {
+  readonly status: RunStatus;
+  readonly step: number;
+  readonly tokens: number;
+  readonly loss: number;
+  readonly elapsed: number;
+  readonly heldOut: { loss: number; bitsPerByte: number } | undefined;
+}
+
+interface Progress {
+  step: number;
+  tokens: number;
+  elapsed: number;
+  skipsInARow: number;
+}
+
+/**
+ * Trains a run folder's config to its end (or until `signal`).
+ * @throws AnsatzError for bad data or config, and when too many steps in a row are not finite.
+ */
+export async function train(run: RunFolder, options: TrainOptions = {}): Promise<TrainSummary> {
+  const lock = run.lock();
+  const log = run.openEvents();
+  try {
+    return await new Trainer(run, log, options).run();
+  } finally {
+    log.close();
+    lock.release();
+  }
+}
+
+class Trainer {
+  private readonly folder: RunFolder;
+  private readonly log: EventWriter;
+  private readonly options: TrainOptions;
+  private readonly loaded: LoadedModel;
+  private readonly config: TrainConfig;
+  private readonly data: RunData;
+  private readonly account: Account;
+  private readonly loader: Loader;
+  private readonly step: TrainStep;
+  private readonly batches: TokenBatch[];
+  private at: Progress = { step: 0, tokens: 0, elapsed: 0, skipsInARow: 0 };
+  private loss = Number.NaN;
+  private savedStep = -1;
+
+  constructor(folder: RunFolder, log: EventWriter, options: TrainOptions) {
+    this.folder = folder;
+    this.log = log;
+    this.options = options;
+    this.loaded = freshModel(folder.config);
+    this.config = this.loaded.config;
+    this.data = openRunData(this.config);
+    this.account = accountFor(this.config);
+    this.loader = trainLoader(this.config, this.data);
+    const length = rowLength(this.config);
+    this.step = new TrainStep(this.loaded.device, this.loaded.model, this.loaded.params, this.config, length);
+    this.batches = Array.from({ length: this.config.accumulate }, () => createBatch(this.config.batch, length));
+  }
+
+  async run(): Promise<TrainSummary> {
+    const { config, options } = this;
+    const checkpoint = options.resume ? await latestCheckpoint(this.folder, { warn: (e) => this.emit(e) }) : undefined;
+    if (checkpoint) await this.restore(checkpoint);
+    else this.start();
+    const peak = await this.plan();
+    let heldOut: TrainSummary['heldOut'];
+    let status: RunStatus = 'completed';
+    let clock = performance.now();
+    try {
+      while (this.at.step < config.steps) {
+        if (options.signal?.aborted) {
+          status = 'stopped';
+          break;
+        }
+        clock = await this.oneStep(clock, peak);
+        const { every } = config.evaluate;
+        if (every > 0 && this.at.step % every === 0 && this.at.step < config.steps)
+          heldOut = await this.evaluate(config.evaluate.tokens);
+        if (config.checkpoint.every > 0 && this.at.step % config.checkpoint.every === 0) await this.save();
+        clock = performance.now();
+      }
+      if (this.savedStep !== this.at.step) await this.save();
+      if (status === 'completed') heldOut = await this.evaluate();
+    } catch (error) {
+      this.emit({
+        event: 'run-end',
+        status: 'failed',
+        step: this.at.step,
+        elapsed: this.at.elapsed,
+        message: (error as Error).message,
+      });
+      throw error;
+    } finally {
+      this.data.close();
+    }
+    this.emit({ event: 'run-end', status, step: this.at.step, elapsed: this.at.elapsed });
+    return { status, step: this.at.step, tokens: this.at.tokens, loss: this.loss, elapsed: this.at.elapsed, heldOut };
+  }
+
+  private emit(event: NewRunEvent): void {
+    this.options.onEvent?.(this.log.write(event));
+  }
+
+  private start(): void {
+    this.emit({
+      event: 'run-start',
+      run: this.config.name,
+      config: this.folder.hash,
+      version: '0.1.0',
+      device: this.loaded.device.info().name,
+      seed: this.config.seed,
+      pid: process.pid,
+      host: hostname(),
+    });
+  }
+
+  /** Says what is about to happen; returns the rate that utilisation is measured against. */
+  private async plan(): Promise<number> {
+    const { config, loaded } = this;
+    const tokensPerStep = config.batch * config.accumulate * rowLength(config);
+    const peak = await measurePeak(loaded.device, config.precision);
+    this.emit({
+      event: 'plan',
+      parameters: this.account.parameters,
+      steps: config.steps,
+      tokens: config.steps * tokensPerStep,
+      tokensPerStep,
+      flopsPerToken: this.account.modelFlopsPerToken,
+      memoryBytes: this.account.memory.total,
+      peakFlops: peak,
+    });
+    return peak;
+  }
+
+  private async oneStep(clock: number, peak: number): Promise<number> {
+    const { config, at } = this;
+    for (const b of this.batches) this.loader.next(b);
+    const result = await this.step.run(at.step, this.batches);
+    const now = performance.now();
+    const seconds = (now - clock) / 1000;
+    const tokens = config.batch * config.accumulate * rowLength(config);
+    const lr = this.step.learningRate(at.step);
+    this.at = { step: at.step + 1, tokens: at.tokens + tokens, elapsed: at.elapsed + seconds, skipsInARow: 0 };
+    if (!result.finite) return this.skipped(result.loss, result.gradNorm, at.skipsInARow + 1);
+    this.loss = result.loss;
+    this.emit({
+      event: 'step',
+      step: this.at.step,
+      tokens: this.at.tokens,
+      loss: result.loss,
+      gradNorm: result.gradNorm,
+      lr,
+      tokensPerSecond: tokens / seconds,
+      mfu: (this.account.modelFlopsPerToken * tokens) / seconds / peak,
+      msPerStep: seconds * 1000,
+      elapsed: this.at.elapsed,
+    });
+    return now;
+  }
+
+  /** A step that was not finite changed nothing; its batch is kept for whoever looks into it. */
+  private async skipped(loss: number, gradNorm: number, consecutive: number): Promise<number> {
+    this.at = { ...this.at, skipsInARow: consecutive };
+    const folder = join(this.folder.path, 'skipped');
+    mkdirSync(folder, { recursive: true });
+    const dump = join(folder, `step-${this.at.step}.json`);
+    const rows = this.batches.map((b) => ({
+      inputs: [...b.inputs],
+      targets: [...b.targets],
+      samples: [...b.samples],
+      segments: [...b.segments],
+    }));
+    await writeAtomically(dump, [
+      Buffer.from(
+        JSON.stringify({ step: this.at.step, loss: String(loss), gradNorm: String(gradNorm), batches: rows }),
+      ),
+    ]);
+    const finite = (x: number): number | null => (Number.isFinite(x) ? x : null);
+    this.emit({ event: 'skip', step: this.at.step, loss: finite(loss), gradNorm: finite(gradNorm), consecutive, dump });
+    if (consecutive >= this.config.stopAfterSkips)
+      throw new AnsatzError(
+        `${consecutive} steps in a row were not finite: training has diverged at step ${this.at.step}`,
+        {
+          hint: 'lower optimiser.lr or raise schedule.warmup; the batches are in the run folder under skipped/',
+        },
+      );
+    return performance.now();
+  }
+
+  private async evaluate(maxTokens?: number): Promise<{ loss: number; bitsPerByte: number }> {
+    const { config, loaded } = this;
+    const loader = heldOutLoader(config, this.data, maxTokens);
+    const step = new EvalStep(loaded.device, loaded.model, loaded.params, config, rowLength(config));
+    let nats = 0;
+    let targets = 0;
+    for (const batch of loader) {
+      const r = await step.run(batch);
+      nats += r.nats;
+      targets += r.targets;
+    }
+    step.dispose();
+    const result = { loss: nats / targets, bitsPerByte: bitsPerByte(nats, loader.textBytes) };
+    this.emit({ event: 'eval', step: this.at.step, tokens: this.at.tokens, ...result, baselines: this.data.baselines });
+    return result;
+  }
+
+  private async save(): Promise<void> {
+    const { keepLast, keepEvery } = this.config.checkpoint;
+    const contents = {
+      tensors: {
+        model: this.step.params.map((p) => tensorSource(p.path, p.tensor)),
+        optimizer: [...this.step.optimiser.state].map(([name, t]) => tensorSource(name, t)),
+      },
+      state: { ...this.at, loader: this.loader.state() as never, seed: this.config.seed },
+    };
+    const saved = await saveCheckpoint(this.folder, this.at.step, contents, { keepLast, keepEvery });
+    this.savedStep = this.at.step;
+    this.emit({ event: 'checkpoint', ...saved });
+  }
+
+  private async restore(checkpoint: Checkpoint): Promise<void> {
+    await loadTensors(
+      checkpoint,
+      'model',
+      this.step.params.map((p) => [p.path, p.tensor]),
+    );
+    await loadTensors(checkpoint, 'optimizer', this.step.optimiser.state);
+    const { loader, step, tokens, elapsed, skipsInARow } = checkpoint.state as unknown as Progress & {
+      loader: LoaderState;
+    };
+    this.at = { step, tokens, elapsed, skipsInARow };
+    this.loader.restore(loader);
+    this.savedStep = step;
+    this.emit({ event: 'resumed', step, checkpoint: checkpoint.path });
+  }
+}
