@@ -73,7 +73,9 @@ ANSATZ_INLINE void copy_one(uint8_t* o, const uint8_t* x) { *o = *x; }
 template <class O, class T> ANSATZ_INLINE void copy_one(O* o, const T* x) { store_one(o, to_float(*x)); }
 template <class T> ANSATZ_INLINE void copy_lanes(T* o, const T* x) { std::memcpy(o, x, sizeof(T) * W); }
 template <class O, class T> ANSATZ_INLINE void copy_lanes(O* o, const T* x) { store(o, load(x)); }
-template <class T> void copy_row(T* o, const T* x, int64_t n) { std::memcpy(o, x, sizeof(T) * static_cast<size_t>(n)); }
+template <class T> void copy_row(T* o, const T* x, int64_t n) {
+  if (n > 0) std::memcpy(o, x, sizeof(T) * static_cast<size_t>(n));
+}
 template <class O, class T> void copy_row(O* o, const T* x, int64_t n) {
   int64_t k = 0;
   for (; k + W <= n; k += W) copy_lanes(o + k, x + k);
@@ -180,7 +182,7 @@ void embedding_bwd(const Call& c) {
     parallel_range(rows, units(d), [&](int64_t begin, int64_t end, int) {
       for (int64_t r = begin; r < end; r++) {
         const int64_t count = start[r + 1] - start[r];
-        if (count == 0) std::memset(dtable + r * d, 0, static_cast<size_t>(d) * 4);
+        if (count == 0 && d > 0) std::memset(dtable + r * d, 0, static_cast<size_t>(d) * 4);
         else sum_rows(dtable + r * d, dy, order + start[r], count, d);
       }
     });

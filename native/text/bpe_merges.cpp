@@ -11,6 +11,7 @@ BpeMerges::BpeMerges(const uint32_t* byte_ids, const uint32_t* triples, size_t c
   while (size < count * 2 + 2) size *= 2;
   table_.assign(size, Entry{~uint64_t{0}, none, none});
   mask_ = size - 1;
+  count_ = count;
   for (size_t r = 0; r < count; r++) {
     const uint32_t* t = triples + 3 * r;
     Entry& entry = const_cast<Entry&>(find(t[0], t[1]));
@@ -54,47 +55,78 @@ void BpeMerges::encode_short(const uint8_t* p, size_t n, MergeScratch& s, std::v
   for (size_t k = 0; k < n; k++) out.push_back(static_cast<int32_t>(id[k]));
 }
 
-// Symbols form a linked list; a heap holds (rank, position) of every pair. An entry is stale when its position no longer
-// has that rank; a merge keeps the left symbol's position, so "leftmost first" is the order of positions.
+// Symbols form a linked list. All occurrences of the lowest rank merge in one sweep from left to right; what they make
+// joins the lists of other ranks. A merge may make a pair of lower rank still (if the file lists merges in an unusual
+// order): the sweep then stops and goes on later. An entry is stale when its position no longer has that rank. A merge
+// keeps the position of its left symbol, so "leftmost first" is the order of positions.
 void BpeMerges::encode_long(const uint8_t* p, size_t n, MergeScratch& s, std::vector<int32_t>& out) const {
   const uint32_t count = static_cast<uint32_t>(n);
+  const std::greater<uint32_t> lowest_first;
   s.id.resize(n);
   s.rank.assign(n, none);
   s.product.resize(n);
   s.prev.resize(n);
   s.next.resize(n);
-  s.heap.clear();
+  if (s.bucket_of.size() != count_) s.bucket_of.assign(count_, none);
   for (uint32_t k = 0; k < count; k++) {
     s.id[k] = byte_ids_[p[k]];
     s.prev[k] = k ? k - 1 : none;
     s.next[k] = k + 1 < count ? k + 1 : none;
   }
+
+  const auto bucket = [&](uint32_t rank) -> std::vector<uint32_t>& {
+    uint32_t& b = s.bucket_of[rank];
+    if (b == none) {
+      if (s.free_buckets.empty()) {
+        b = static_cast<uint32_t>(s.buckets.size());
+        s.buckets.emplace_back();
+      } else {
+        b = s.free_buckets.back();
+        s.free_buckets.pop_back();
+      }
+      s.rank_heap.push_back(rank);
+      std::push_heap(s.rank_heap.begin(), s.rank_heap.end(), lowest_first);
+    }
+    return s.buckets[b];
+  };
   const auto look_up = [&](uint32_t k) {
     s.rank[k] = none;
-    if (s.next[k] == none) return false;
+    if (s.next[k] == none) return none;
     const Entry& entry = find(s.id[k], s.id[s.next[k]]);
     s.rank[k] = entry.rank;
     s.product[k] = entry.product;
-    if (entry.rank == none) return false;
-    s.heap.push_back(static_cast<uint64_t>(entry.rank) << 32 | k);
-    return true;
+    if (entry.rank != none) bucket(entry.rank).push_back(k);
+    return entry.rank;
   };
+
   for (uint32_t k = 0; k < count; k++) look_up(k);
-  const std::greater<uint64_t> lowest_first;
-  std::make_heap(s.heap.begin(), s.heap.end(), lowest_first);
-  while (!s.heap.empty()) {
-    const uint64_t top = s.heap.front();
-    std::pop_heap(s.heap.begin(), s.heap.end(), lowest_first);
-    s.heap.pop_back();
-    const uint32_t k = static_cast<uint32_t>(top);
-    if (s.rank[k] != static_cast<uint32_t>(top >> 32)) continue;
-    const uint32_t gone = s.next[k];
-    s.id[k] = s.product[k];
-    s.next[k] = s.next[gone];
-    if (s.next[k] != none) s.prev[s.next[k]] = k;
-    s.rank[gone] = none;
-    if (look_up(k)) std::push_heap(s.heap.begin(), s.heap.end(), lowest_first);
-    if (s.prev[k] != none && look_up(s.prev[k])) std::push_heap(s.heap.begin(), s.heap.end(), lowest_first);
+  std::vector<uint32_t> sweep;
+  while (!s.rank_heap.empty()) {
+    std::pop_heap(s.rank_heap.begin(), s.rank_heap.end(), lowest_first);
+    const uint32_t rank = s.rank_heap.back();
+    s.rank_heap.pop_back();
+    sweep.clear();
+    sweep.swap(s.buckets[s.bucket_of[rank]]);
+    s.free_buckets.push_back(s.bucket_of[rank]);
+    s.bucket_of[rank] = none;
+    if (!std::is_sorted(sweep.begin(), sweep.end())) std::sort(sweep.begin(), sweep.end());
+    for (size_t i = 0; i < sweep.size(); i++) {
+      const uint32_t k = sweep[i];
+      if (s.rank[k] != rank) continue;
+      const uint32_t gone = s.next[k], before = s.prev[k];
+      s.id[k] = s.product[k];
+      s.next[k] = s.next[gone];
+      if (s.next[k] != none) s.prev[s.next[k]] = k;
+      s.rank[gone] = none;
+      uint32_t lowest = none;
+      if (before != none) lowest = look_up(before);
+      lowest = std::min(lowest, look_up(k));
+      if (lowest < rank && i + 1 < sweep.size()) {
+        std::vector<uint32_t>& rest = bucket(rank);
+        rest.insert(rest.end(), sweep.begin() + static_cast<ptrdiff_t>(i) + 1, sweep.end());
+        break;
+      }
+    }
   }
   for (uint32_t k = 0; k != none; k = s.next[k]) out.push_back(static_cast<int32_t>(s.id[k]));
   if (n > (size_t{1} << 16)) s = MergeScratch();   // do not keep the memory of an exceptional piece

@@ -9,7 +9,9 @@ namespace ansatz::text {
 
 struct MergeScratch {
   std::vector<uint32_t> id, rank, product, prev, next;
-  std::vector<uint64_t> heap;
+  // Of long pieces: the ranks that occur, and for each the positions where it may.
+  std::vector<uint32_t> rank_heap, bucket_of, free_buckets;
+  std::vector<std::vector<uint32_t>> buckets;
 };
 
 class BpeMerges {
@@ -19,7 +21,7 @@ class BpeMerges {
   // triples = (left, right, product) in order of rank; a pair listed twice keeps its last rank.
   BpeMerges(const uint32_t* byte_ids, const uint32_t* triples, size_t count);
 
-  // Appends the tokens of the piece p[0..n) to out. O(n log n) for any input.
+  // Appends the tokens of the piece p[0..n) to out. O(n log n) for any input; n < 2^32 - 1.
   void encode(const uint8_t* p, size_t n, MergeScratch& scratch, std::vector<int32_t>& out) const;
 
  private:
@@ -37,7 +39,7 @@ class BpeMerges {
 
   uint32_t byte_ids_[256];
   std::vector<Entry> table_;   // open addressing; rank none marks an empty slot
-  size_t mask_;
+  size_t mask_, count_;
 };
 
 }  // namespace ansatz::text

@@ -2,7 +2,9 @@
  * What a configuration costs, exactly, before anything runs: the training step is recorded on the meta device, so the
  * numbers come from the same op rows and the same memory plan that the real step uses.
  */
+import { freemem } from 'node:os';
 import type { KernelCall } from '../backend/device.ts';
+import { AnsatzError } from '../backend/errors.ts';
 import { MetaDevice } from '../backend/meta/device.ts';
 import { buildModel } from '../model/model.ts';
 import { declared, forwardContext, initialise } from '../nn/index.ts';
@@ -84,4 +86,29 @@ export function accountFor(config: TrainConfig): Account {
       total: live + arena,
     },
   };
+}
+
+/** Bytes that this process may still take: the system's, or its container's limit. */
+export function availableBytes(): number {
+  const limit = process.constrainedMemory?.() ?? 0;
+  const free = freemem();
+  return limit > 0 && limit < Number.MAX_SAFE_INTEGER
+    ? Math.min(free, Math.max(0, limit - process.memoryUsage.rss()))
+    : free;
+}
+
+/**
+ * Refuses a run before anything is allocated, when its plan is larger than the memory there is.
+ * @throws AnsatzError with both numbers.
+ */
+export function refuseWhatDoesNotFit(account: Account, device: string): void {
+  if (device !== 'cpu') return;
+  const have = availableBytes();
+  const { total, parameters, optimiser, arena } = account.memory;
+  if (total <= have) return;
+  const gib = (n: number): string => `${(n / 2 ** 30).toFixed(2)} GiB`;
+  throw new AnsatzError(
+    `out of memory by plan: the run needs ${gib(total)} (weights ${gib(parameters)}, optimiser ${gib(optimiser)}, activations and gradients ${gib(arena)}), ${gib(have)} are free`,
+    { hint: 'lower batch, length or the model; `ansatz inspect RECIPE --set batch=1` shows what a change saves' },
+  );
 }

@@ -112,7 +112,7 @@ export class TrainStep {
       const { sums } = this;
       this.micro = capture(device, () => {
         const { total, grads } = forward();
-        grads.forEach((g, k) => accumulate(sums[k], g));
+        for (let k = 0; k < grads.length; k++) accumulate(sums[k], grads[k]);
         return { total };
       });
       this.finish = capture(device, () => {

@@ -7,8 +7,8 @@ import { bitsPerByte } from '../data/baselines.ts';
 import type { Loader, LoaderState } from '../data/loader.ts';
 import { writeAtomically } from '../data/shards-write.ts';
 import { createBatch, type TokenBatch } from '../data/types.ts';
-import { type Account, accountFor } from './account.ts';
-import type { TrainConfig } from './config.ts';
+import { type Account, accountFor, refuseWhatDoesNotFit } from './account.ts';
+import { parseTrainConfig, type TrainConfig } from './config.ts';
 import { measurePeak } from './peak.ts';
 import { type Checkpoint, latestCheckpoint, saveCheckpoint } from './run/checkpoint.ts';
 import type { EventWriter } from './run/event-log.ts';
@@ -86,10 +86,11 @@ class Trainer {
     this.folder = folder;
     this.log = log;
     this.options = options;
-    this.loaded = freshModel(folder.config);
-    this.config = this.loaded.config;
-    this.data = openRunData(this.config);
+    this.config = parseTrainConfig(folder.config);
     this.account = accountFor(this.config);
+    refuseWhatDoesNotFit(this.account, this.config.device);
+    this.loaded = freshModel(this.config);
+    this.data = openRunData(this.config);
     this.loader = trainLoader(this.config, this.data);
     const length = rowLength(this.config);
     this.step = new TrainStep(this.loaded.device, this.loaded.model, this.loaded.params, this.config, length);
@@ -151,6 +152,15 @@ class Trainer {
       pid: process.pid,
       host: hostname(),
     });
+    const { level, kind } = this.loaded.device.info();
+    if (kind === 'cpu' && this.config.precision === 'bf16' && level !== 'avx512')
+      this.emit({
+        event: 'fallback',
+        op: 'matmul',
+        wanted: 'bf16 dot products (AVX-512 BF16)',
+        used: `f32 products of bf16-rounded operands (${level})`,
+        why: `the kernels in use are those for ${level}`,
+      });
   }
 
   /** Says what is about to happen; returns the rate that utilisation is measured against. */

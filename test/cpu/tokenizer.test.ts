@@ -122,6 +122,14 @@ describe('tokenizer: encode equals Hugging Face', () => {
       assertLikePeer(splitAs(sequence));
     });
   }
+  it('merges in any order, on short and on endless pieces', () => {
+    const json = JSON.parse(JSON.stringify(unsplit));
+    json.pre_tokenizer = byteLevel(false, false);
+    const next = random(5);
+    const keys = new Map<string, number>(json.model.merges.map((merge: string) => [merge, next()]));
+    json.model.merges.sort((a: string, b: string) => keys.get(a)! - keys.get(b)!);
+    assertLikePeer(Tokenizer.fromJSON(json), [...texts.slice(0, 400), ...mixtures(60, 6, 400)]);
+  });
   it('a split on a plain string, and GPT-2 inside it', () => {
     const split = { type: 'Split', pattern: { String: '--' }, behavior: 'Isolated', invert: false };
     assertLikePeer(splitAs({ type: 'Sequence', pretokenizers: [split, byteLevel(false, true)] }));

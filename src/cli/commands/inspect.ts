@@ -1,8 +1,8 @@
 /** ansatz inspect: the device, the kernels that will run and why, memory, and whether a recipe fits. */
-import { freemem, totalmem } from 'node:os';
+import { totalmem } from 'node:os';
 import { Command } from 'commander';
 import { openDevice } from '../../backend/index.ts';
-import { accountFor } from '../../train/account.ts';
+import { accountFor, availableBytes } from '../../train/account.ts';
 import { parseTrainConfig } from '../../train/config.ts';
 import { measurePeak } from '../../train/peak.ts';
 import { action, applySettings, loadRecipe, type OutputFlags } from '../common.ts';
@@ -58,7 +58,7 @@ async function describeDevice() {
     why,
     kernels: (cpu as unknown as { kernels(): string[] }).kernels().length,
     peak: { bf16: await measurePeak(cpu, 'bf16'), f32: await measurePeak(cpu, 'f32') },
-    memory: { total: totalmem(), free: freemem() },
+    memory: { total: totalmem(), free: availableBytes() },
   };
 }
 type DeviceFacts = Awaited<ReturnType<typeof describeDevice>>;

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { Command } from 'commander';
 import { AnsatzError } from '../../backend/errors.ts';
+import { accountFor, refuseWhatDoesNotFit } from '../../train/account.ts';
 import type { TrainConfigInput } from '../../train/config.ts';
 import { parseTrainConfig } from '../../train/config.ts';
 import { stepsForSeconds } from '../../train/horizon.ts';
@@ -83,7 +84,9 @@ async function newRun(output: Output, name: string, flags: Flags): Promise<RunFo
 
 /** A run folder with the full, checked config. */
 export async function createRun(out: string, input: TrainConfigInput, resume: boolean): Promise<RunFolder> {
-  return RunFolder.create(out, parseTrainConfig(input) as unknown as JsonObject, { resume });
+  const config = parseTrainConfig(input);
+  refuseWhatDoesNotFit(accountFor(config), config.device);
+  return RunFolder.create(out, config as unknown as JsonObject, { resume });
 }
 
 /** Trains with the live view; Ctrl-C saves and stops. Reports are written at the end. */

@@ -178,7 +178,14 @@ function problems(rng: Rng): Problem[] {
     { ...plain, dtype, Tq: 0, Tk: 5 },
     { ...plain, dtype, Tq: 4, Tk: 0, D: 8 },
   ]);
-  return [...random, ...chosen];
+  // Windows around the sizes of tiles, which a device skips when the window leaves them out.
+  const windows = [15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129].map(
+    (window): Problem => ({
+      ...{ ...plain, dtype: rng.pick(['f32', 'bf16']), D: 16, H: 1, Hkv: 1, window, causal: rng.chance(0.6) },
+      ...{ Tq: rng.int(130, 200), Tk: rng.int(130, 260) },
+    }),
+  );
+  return [...random, ...chosen, ...windows];
 }
 
 export const attentionCases: Record<string, CaseGenerator> = {

@@ -34,6 +34,15 @@ function problems(rng: Rng): Problem[] {
       dilation,
     };
   });
+  const depthwise = Array.from({ length: 40 }, (_, k): Problem => {
+    const [K, dilation] = [rng.int(1, 6), rng.int(1, 2)];
+    const channels = rng.pick([k + 1, 48, 64, 65]);
+    const padL = rng.pick([0, (K - 1) * dilation]);
+    return {
+      ...{ B: rng.int(1, 2), T: rng.int(12, 40), Cin: channels, Cout: channels, groups: channels, K, dilation, padL },
+      ...{ padR: rng.int(0, 2), stride: rng.pick([1, 1, 2]) },
+    };
+  });
   const causal = { padL: 2, padR: 0, K: 3, stride: 1, dilation: 1 };
   const chosen: Problem[] = [
     { ...causal, B: 2, T: 200, Cin: 48, Cout: 64, groups: 1 },
@@ -44,7 +53,7 @@ function problems(rng: Rng): Problem[] {
     { ...causal, B: 1, T: 64, Cin: 80, Cout: 40, groups: 1, K: 1, padL: 0 },
     { ...causal, B: 1, T: 90, Cin: 16, Cout: 16, groups: 2, K: 4, padL: 1, padR: 2, stride: 2, dilation: 4 },
   ];
-  return [...random, ...chosen].filter((s) => outputLength(s) > 0);
+  return [...random, ...depthwise, ...chosen].filter((s) => outputLength(s) > 0);
 }
 
 const conv: CaseGenerator = (kernel, rng) =>

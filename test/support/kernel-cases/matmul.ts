@@ -36,7 +36,7 @@ function problem(rng: Rng, { batch, M, N, K, shareA, shareB, gap = 0 }: Problem,
     p: [C, A, B, bias, addend],
     i: [batch, M, N, K, transA, transB, strideA, strideB, strideC, compute],
     f: [alpha],
-    tolerance: tolerance(2e-6, 2e-6 * Math.sqrt(K + 1) * Math.max(1, Math.abs(alpha)), 2e-6),
+    tolerance: tolerance(2e-6, 3e-6 * Math.sqrt(K + 1) * Math.max(1, Math.abs(alpha)), 2e-6),
   });
 }
 
