@@ -4,15 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Tokenizer as Peer } from '@huggingface/tokenizers';
 import { Tokenizer } from '../src/data/tokenizer/index.ts';
-
-export interface Row {
-  name: string;
-  ours: number;
-  /** Undefined where the peer cannot do it. */
-  peer?: number;
-  ratio?: number;
-  unit: string;
-}
+import { interleave, type Row } from './harness.ts';
 
 const TEXT_BYTES = 40e6;
 const VOCAB = 4096;
@@ -55,10 +47,17 @@ export async function* run(): AsyncIterable<Row> {
 
   for (const vocabSize of [VOCAB, 8 * VOCAB]) {
     const train = () => seconds(() => void Tokenizer.train(files, { vocabSize }));
+    const { ours, spread } = await interleave(train, null, 5);
+    const name = `tokenizer/train/${megabytes}MB/${vocabSize}`;
     yield {
-      name: `train ${megabytes} MB, vocabulary ${vocabSize}`,
-      ours: Math.min(train(), train(), train()),
+      name,
+      ours,
+      peer: null,
+      ratio: null,
+      spread,
       unit: 's',
+      lowerIsBetter: true,
+      note: 'the peer cannot train',
     };
   }
 
@@ -66,23 +65,24 @@ export async function* run(): AsyncIterable<Row> {
   const peer = new Peer(JSON.parse(JSON.stringify(tokenizer)), {});
   const texts = sample(files, 1e6);
   const size = texts.reduce((sum, text) => sum + Buffer.byteLength(text), 0) / 1e6;
-  const best = { ours: 0, peer: 0, whole: 0 };
-  for (let round = 0; round < 5; round++) {
-    // One call a document on the JavaScript thread, strings in and ids out, for both. Each round starts cold.
+  // One call a document on one thread, strings in and ids out, for both; every turn starts with cold caches.
+  const encode = () => {
     const fresh = Tokenizer.fromJSON(tokenizer.toJSON());
+    return size / seconds(() => texts.forEach((text) => void fresh.encode(text)));
+  };
+  const encodePeer = async () => {
     (peer.model as unknown as { clear_cache(): void }).clear_cache();
-    const ours = seconds(() => texts.forEach((text) => void fresh.encode(text)));
-    const theirs = seconds(() => texts.forEach((text) => void peer.encode(text, { add_special_tokens: false })));
-    best.ours = Math.max(best.ours, size / ours);
-    best.peer = Math.max(best.peer, size / theirs);
-    best.whole = Math.max(best.whole, total / 1e6 / seconds(() => void tokenizer.encodeBatch(files, { threads: 1 })));
-  }
+    return size / seconds(() => texts.forEach((text) => void peer.encode(text, { add_special_tokens: false })));
+  };
+  const cold = await interleave(encode, encodePeer, 5);
   yield {
-    name: `encode ${size.toFixed(1)} MB cold, one core`,
-    ours: best.ours,
-    peer: best.peer,
-    ratio: best.ours / best.peer,
+    name: `tokenizer/encode/${size.toFixed(1)}MB/cold`,
+    ...cold,
+    peerName: '@huggingface/tokenizers',
     unit: 'MB/s',
   };
-  yield { name: `encode ${megabytes} MB in a batch, one core`, ours: best.whole, unit: 'MB/s' };
+
+  const encodeAll = () => total / 1e6 / seconds(() => void tokenizer.encodeBatch(files, { threads: 1 }));
+  const whole = await interleave(encodeAll, null, 5);
+  yield { name: `tokenizer/encode/${megabytes}MB/batch`, ...whole, unit: 'MB/s' };
 }

@@ -6,6 +6,7 @@
 namespace ansatz {
 namespace {
 
+constexpr int64_t TILE = 48;      // output rows of a task
 constexpr int64_t DEPTH = 1024;   // im2col columns gathered at a time
 
 // ---- depthwise -----------------------------------------------------------------------------------------------------
@@ -30,7 +31,6 @@ void weighted_rows(O* out, const T* const* x, const float* const* w, const float
     store_n(out + c, acc, n);
   }
 }
-
 
 template <class O, class T>
 void depthwise_rows(O* out, const T* x, const float* wt, const Shape& s, const Shift& shift, int64_t rows) {

@@ -17,11 +17,12 @@ void fill(const Call& c) {
   const int32_t t = c.t[0];
   const double value = c.f[0];
   const int32_t whole = t == I32 ? static_cast<int32_t>(value) : 0;   // not through float: every int32 is exact
+  const uint8_t byte = t == U8 ? static_cast<uint8_t>(static_cast<int64_t>(value)) : 0;
   parallel_range(c.i[0], kGrain, [&](int64_t begin, int64_t end, int) {
     const int64_t n = end - begin;
     if (t == F32) fill_range(static_cast<float*>(out) + begin, n, static_cast<float>(value));
     else if (t == BF16) fill_range(static_cast<bf16*>(out) + begin, n, static_cast<float>(value));
-    else if (t == U8) std::memset(static_cast<char*>(out) + begin, static_cast<uint8_t>(static_cast<int64_t>(value)), static_cast<size_t>(n));
+    else if (t == U8) std::memset(static_cast<char*>(out) + begin, byte, static_cast<size_t>(n));
     else for (int64_t k = begin; k < end; k++) static_cast<int32_t*>(out)[k] = whole;
   });
 }

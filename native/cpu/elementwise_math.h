@@ -9,7 +9,7 @@ namespace {
 
 ANSATZ_INLINE vf vsqrt(vf x) {
 #if defined(__AVX512F__)
-  return (vf)_mm512_maskz_sqrt_ps(0xffff, (__m512)x);   // maskz: GCC 12 warns falsely on the plain form
+  return (vf)_mm512_maskz_sqrt_ps(0xffff, (__m512)x);
 #elif defined(__AVX2__)
   return (vf)_mm256_sqrt_ps((__m256)x);
 #else
@@ -23,7 +23,10 @@ ANSATZ_INLINE vf vsqrt(vf x) {
 // 0, denormals and inf their due; the clamps only keep n finite.
 ANSATZ_INLINE vf vexp_fast(vf x) {
 #if defined(__AVX512F__)
-  const __m512 c = _mm512_maskz_min_ps(0xffff, _mm512_set1_ps(100.0f), _mm512_maskz_max_ps(0xffff, _mm512_set1_ps(-105.0f), (__m512)x));
+  // The maskz forms: GCC 12 warns falsely of uninitialised values on the plain ones. min and max return the second
+  // operand when one is NaN.
+  const __m512 high = _mm512_maskz_max_ps(0xffff, _mm512_set1_ps(-105.0f), (__m512)x);
+  const __m512 c = _mm512_maskz_min_ps(0xffff, _mm512_set1_ps(100.0f), high);
   const __m512 n = _mm512_maskz_roundscale_ps(0xffff, _mm512_mul_ps(c, _mm512_set1_ps(1.44269504088896341f)), 0);
   const vf r = ((vf)c - (vf)n * 0.693359375f) - (vf)n * -2.12194440e-4f;
   vf p = splat(1.3981999507e-3f);
@@ -77,8 +80,10 @@ template <int shift> ANSATZ_INLINE vf vsin_shifted(vf x) {
   if (shift == 0) y = select(x == 0.0f, x, y);   // keeps the sign of zero
   const vi large = ~(vi)(vabs(x) < 12800.0f);
   if (__builtin_expect(any(large), 0))
-    for (int k = 0; k < W; k++)
-      if (large[k]) y[k] = static_cast<float>(shift ? ::cos(static_cast<double>(x[k])) : ::sin(static_cast<double>(x[k])));
+    for (int k = 0; k < W; k++) {
+      const double xk = static_cast<double>(x[k]);
+      if (large[k]) y[k] = static_cast<float>(shift ? ::cos(xk) : ::sin(xk));
+    }
   return y;
 }
 ANSATZ_INLINE vf vsin(vf x) { return vsin_shifted<0>(x); }

@@ -61,8 +61,9 @@ Statistics layer_row(void* y_, const void* x_, const float* w, const float* b, i
 using RowFn = Statistics (*)(void*, const void*, const float*, const float*, int64_t, double);
 
 // The row function for the dtypes of y and x, all four pairs being common (f32 residual stream, bf16 activations).
-#define ROW_FUNCTION(row, ty, tx) \
-  ((ty) == F32 ? ((tx) == F32 ? row<float, float> : row<float, bf16>) : ((tx) == F32 ? row<bf16, float> : row<bf16, bf16>))
+#define ROW_FUNCTION(row, ty, tx)                                   \
+  ((ty) == F32 ? ((tx) == F32 ? row<float, float> : row<float, bf16>) \
+               : ((tx) == F32 ? row<bf16, float> : row<bf16, bf16>))
 
 void forward(void* y, int32_t ty, const void* x, int32_t tx, float* mean, float* rstd, const Affine& a, RowFn row,
              int64_t rows, int64_t d, double eps) {
@@ -104,7 +105,8 @@ void combine_chunks(float* out, const float* partial, int64_t chunks, int64_t st
 // One row's gradient; dw and db are the chunk's partial sums, null when unwanted. Formulas, with g = dy w:
 // RMS norm: xhat = x rstd, dx = rstd (g - xhat mean(g xhat)), dw = sum dy xhat.
 template <class T>
-void rms_row_bwd(void* dx_, float* dw, float*, const void* x_, const void* dy_, const float* w, Statistics s, int64_t d) {
+void rms_row_bwd(void* dx_, float* dw, float*, const void* x_, const void* dy_, const float* w, Statistics s,
+                 int64_t d) {
   T* dx = static_cast<T*>(dx_);
   const T *x = static_cast<const T*>(x_), *dy = static_cast<const T*>(dy_);
   const double dot = sum_vectors(d, [&](int64_t k, int64_t m) ANSATZ_LAMBDA {

@@ -25,7 +25,7 @@ template <class F> ANSATZ_INLINE void for_vectors(int64_t n, const F& f) {
   if (k < n) f(k, n - k);
 }
 
-// a NaN wins, unlike in vmax and vmin; V is a float or a vector
+// A NaN wins, unlike in vmax and vmin. V is a scalar or a vector.
 template <class V> ANSATZ_INLINE V nan_max(V a, V b) { return (a > b) | (a != a) ? a : b; }
 template <class V> ANSATZ_INLINE V nan_min(V a, V b) { return (a < b) | (a != a) ? a : b; }
 
@@ -38,12 +38,12 @@ struct Sum {
 struct Max {
   static constexpr double identity = -__builtin_inf();
   template <class V> static ANSATZ_INLINE V f(V a, V b) { return nan_max(a, b); }
-  static ANSATZ_INLINE double combine(double a, double b) { return nan_max(static_cast<float>(a), static_cast<float>(b)); }
+  static ANSATZ_INLINE double combine(double a, double b) { return nan_max(a, b); }
 };
 struct Min {
   static constexpr double identity = __builtin_inf();
   template <class V> static ANSATZ_INLINE V f(V a, V b) { return nan_min(a, b); }
-  static ANSATZ_INLINE double combine(double a, double b) { return nan_min(static_cast<float>(a), static_cast<float>(b)); }
+  static ANSATZ_INLINE double combine(double a, double b) { return nan_min(a, b); }
 };
 
 // Combines the lanes pairwise, halving the vector each time (in registers: rows of 64 elements feel this).

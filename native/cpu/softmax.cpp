@@ -7,13 +7,11 @@ namespace {
 
 constexpr int64_t kRowGrain = 16384;
 
-// Runs f(y, x, columns, row) for every row as f32; null operands stay null. P[out] is written, P[in..] read.
+// Calls f(out, in, columns) for every row as f32: P[0] is written, the `inputs` tensors after it are read.
 template <class F> void for_rows(const Call& c, int inputs, const F& f) {
   const int64_t rows = c.i[0], n = c.i[1];
   parallel_range(rows, rows_a_task(n, kRowGrain), [&](int64_t begin, int64_t end, int thread) {
-    bool wide = c.t[0] == F32;
-    for (int k = 1; k <= inputs; k++) wide = wide && c.t[k] == F32;
-    float* s = wide ? nullptr : static_cast<float*>(pool_scratch(thread, 0, n * 4 * 3));
+    float* s = static_cast<float*>(pool_scratch(thread, 0, n * 4 * 3));   // for rows that are not f32
     for (int64_t r = begin; r < end; r++) {
       const float* in[2] = {nullptr, nullptr};
       for (int k = 0; k < inputs; k++) in[k] = fetch(c.p[k + 1], c.t[k + 1], r * n, n, s + (k + 1) * n);
@@ -24,7 +22,7 @@ template <class F> void for_rows(const Call& c, int inputs, const F& f) {
   });
 }
 
-// The row's maximum m and the sum of exp(x - m); writes the exponentials to y when given.
+// The sum of exp(x - m), m the row's maximum; writes the exponentials to y when given.
 ANSATZ_INLINE double sum_exp(float* y, const float* x, int64_t n, float m) {
   return sum_vectors(n, [&](int64_t k, int64_t lanes) ANSATZ_LAMBDA {
     vf e = vexp_fast(part(x + k, lanes) - m);
@@ -51,15 +49,18 @@ void log_softmax(const Call& c) {
     const float* x = in[0];
     const float m = reduce_run<Max>(x, n);
     const float log_sum = static_cast<float>(::log(sum_exp(nullptr, x, n, m)));
-    for_vectors(n, [&](int64_t k, int64_t lanes) ANSATZ_LAMBDA { put_part(y + k, (part(x + k, lanes) - m) - log_sum, lanes); });
+    for_vectors(n, [&](int64_t k, int64_t lanes) ANSATZ_LAMBDA {
+      put_part(y + k, (part(x + k, lanes) - m) - log_sum, lanes);
+    });
   });
 }
 
 void softmax_bwd(const Call& c) {
   for_rows(c, 2, [](float* dx, const float* const* in, int64_t n) {
     const float *y = in[0], *dy = in[1];
-    const float dot = static_cast<float>(
-        sum_vectors(n, [&](int64_t k, int64_t lanes) ANSATZ_LAMBDA { return part(y + k, lanes) * part(dy + k, lanes); }));
+    const float dot = static_cast<float>(sum_vectors(n, [&](int64_t k, int64_t lanes) ANSATZ_LAMBDA {
+      return part(y + k, lanes) * part(dy + k, lanes);
+    }));
     for_vectors(n, [&](int64_t k, int64_t lanes) ANSATZ_LAMBDA {
       put_part(dx + k, part(y + k, lanes) * (part(dy + k, lanes) - dot), lanes);
     });
@@ -69,7 +70,8 @@ void softmax_bwd(const Call& c) {
 void log_softmax_bwd(const Call& c) {
   for_rows(c, 2, [](float* dx, const float* const* in, int64_t n) {
     const float *y = in[0], *dy = in[1];
-    const float total = static_cast<float>(sum_vectors(n, [&](int64_t k, int64_t lanes) ANSATZ_LAMBDA { return part(dy + k, lanes); }));
+    const float total = static_cast<float>(
+        sum_vectors(n, [&](int64_t k, int64_t lanes) ANSATZ_LAMBDA { return part(dy + k, lanes); }));
     for_vectors(n, [&](int64_t k, int64_t lanes) ANSATZ_LAMBDA {
       put_part(dx + k, part(dy + k, lanes) - vexp_fast(part(y + k, lanes)) * total, lanes);
     });

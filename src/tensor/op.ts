@@ -33,6 +33,11 @@ export interface GradContext<P> {
   readonly params: P;
   /** Whether input k's gradient is wanted at all. */
   needs(k: number): boolean;
+  /**
+   * What has been summed for input k's gradient so far, for a kernel that can add it on the way. After a call that
+   * returned a tensor, the gradient returned for input k must include it.
+   */
+  take(k: number): Tensor | null;
 }
 
 export interface Op<P> {

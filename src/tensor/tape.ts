@@ -68,18 +68,27 @@ export function gradients(output: Tensor, wrt: readonly Tensor[], seed?: Tensor)
       if (outs.every((g) => g === null)) continue;
       if (!node.op.gradient) throw new AnsatzError(`${node.op.name} is not differentiable`);
       const needs = (k: number): boolean => node.inputs[k]?.requiresGrad ?? false;
+      const taken = new Set<number>();
+      const take = (k: number): Tensor | null => {
+        const sum = grads.get(node.inputs[k]!) ?? null;
+        // The same tensor in two places would be counted twice: leave that case to the sum below.
+        if (sum === null || node.inputs.indexOf(node.inputs[k]) !== node.inputs.lastIndexOf(node.inputs[k])) return null;
+        taken.add(k);
+        return sum;
+      };
       const ins = node.op.gradient({
         inputs: node.inputs,
         outputs: node.outputs,
         grads: outs,
         params: node.params,
         needs,
+        take,
       });
       for (let k = 0; k < ins.length; k++) {
         const t = node.inputs[k];
         const g = ins[k];
         if (!t || !g || !t.requiresGrad) continue;
-        const before = grads.get(t);
+        const before = taken.has(k) ? undefined : grads.get(t);
         grads.set(t, before ? ops.add(before, g) : g);
       }
     }

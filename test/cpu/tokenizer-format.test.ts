@@ -247,7 +247,7 @@ describe('tokenizer.json: reading', () => {
       for (const [content, message] of [
         [JSON.stringify(base).slice(0, 500), /tokenizer\.json is not valid JSON/],
         ['', /is not valid JSON/],
-        ['[1, 2]', /tokenizer\.json: tokenizer\.json: the file holds \[1,2\], not an object/],
+        ['[1, 2]', /tokenizer\.json: the file holds \[1,2\], not an object/],
       ] as const) {
         writeFileSync(path, content);
         assert.throws(

@@ -97,7 +97,11 @@ export class Tokenizer {
     try {
       return Tokenizer.fromJSON(JSON.parse(text));
     } catch (cause) {
-      if (cause instanceof AnsatzError) throw new AnsatzError(`${path}: ${cause.message}`, { hint: cause.hint, cause });
+      if (cause instanceof AnsatzError)
+        throw new AnsatzError(`${path}: ${cause.message.replace(/^tokenizer\.json: /, '')}`, {
+          hint: cause.hint,
+          cause,
+        });
       if (cause instanceof SyntaxError)
         throw new AnsatzError(`${path} is not valid JSON (${cause.message}): the file is damaged or not a tokenizer`, {
           hint: 'copy the file again, or train a new tokenizer',
