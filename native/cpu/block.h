@@ -52,8 +52,19 @@ inline void widen_to(float* dst, const int32_t* src, int64_t n) {
     store(dst + k, __builtin_convertvector((vi)*reinterpret_cast<const vi_u*>(src + k), vf));
   for (; k < n; k++) dst[k] = to_float(src[k]);
 }
+ANSATZ_INLINE vi load_bytes(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return (vi)_mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__AVX2__)
+  return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+#else
+  return vi{p[0], p[1], p[2], p[3]};
+#endif
+}
 inline void widen_to(float* dst, const uint8_t* src, int64_t n) {
-  for (int64_t k = 0; k < n; k++) dst[k] = to_float(src[k]);
+  int64_t k = 0;
+  for (; k + W <= n; k += W) store(dst + k, __builtin_convertvector(load_bytes(src + k), vf));
+  for (; k < n; k++) dst[k] = to_float(src[k]);
 }
 inline void narrow_to(bf16* dst, const float* src, int64_t n) {
   int64_t k = 0;

@@ -5,6 +5,13 @@
 namespace ansatz {
 namespace {
 
+// s = sigmoid(x) and 1 - s, neither by a subtraction that cancels (for large x, x (1 - s) would magnify the error).
+ANSATZ_INLINE void sigmoid_pair(vf x, vf& s, vf& rest) {
+  const vf e = vexp_fast(-x);
+  s = 1.0f / (1.0f + e);
+  rest = select(x > 0.0f, e * s, 1.0f - s);
+}
+
 ANSATZ_INLINE vf vrelu(vf x) { return select(x < 0.0f, splat(0.0f), x); }   // NaN stays NaN
 
 // 0.5 x (1 + tanh(u)) = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3) (Hendrycks and Gimpel, arXiv 1606.08415). The
@@ -15,9 +22,10 @@ struct Gelu {
   static ANSATZ_INLINE void both(vf x, vf& f, vf& d) {
     // Beyond 15 the sigmoid is exactly 0 or 1; the clamp keeps x^2 from overflowing into 0 * inf.
     const vf xc = select(x > 15.0f, splat(15.0f), select(x < -15.0f, splat(-15.0f), x)), z = xc * xc;
-    const vf s = sigmoid_fast(xc * (c1 + c3 * z));
+    vf s, rest;
+    sigmoid_pair(xc * (c1 + c3 * z), s, rest);
     f = x * s;
-    d = s + s * (1.0f - s) * xc * (c1 + 3.0f * c3 * z);
+    d = s + s * rest * xc * (c1 + 3.0f * c3 * z);
   }
 };
 
@@ -38,9 +46,10 @@ struct GeluErf {
 struct Silu {
   static ANSATZ_INLINE vf value(vf x) { return x * sigmoid_fast(x); }
   static ANSATZ_INLINE void both(vf x, vf& f, vf& d) {
-    const vf s = sigmoid_fast(x);
+    vf s, rest;
+    sigmoid_pair(x, s, rest);
     f = x * s;
-    d = s + f * (1.0f - s);
+    d = s + f * rest;
   }
 };
 

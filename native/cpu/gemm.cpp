@@ -12,7 +12,7 @@ constexpr int64_t ONE_PASS = 2048;      // steps of one pass over columns packed
 constexpr int64_t NARROW_PASS = 512;    // where C is narrow, sums in memory cost less than panels that leave the cache
 constexpr int64_t A_WORDS = 64 << 10;   // packed rows a task holds: 256 KB, of the L2 cache
 constexpr int64_t TASK_COLS = 256;
-constexpr int64_t SHARED_KC = 1024;     // steps of one pass where threads share both packed operands
+constexpr int64_t SHARED_KC = 512;      // steps of one pass where threads share both packed operands
 constexpr int64_t SHARED_BYTES = 16 << 20;   // of packed panels in the last-level cache
 constexpr int64_t FAR_STEPS = 512;      // longer column panels are fetched ahead
 

@@ -102,12 +102,14 @@ void combine_chunks(float* out, const float* partial, int64_t chunks, int64_t st
   });
 }
 
-// One row's gradient; dw and db are the chunk's partial sums, null when unwanted. Formulas, with g = dy w:
+// One row's gradient plus `add` (what else flows into x: the residual stream's gradient), null for none; dw and db are
+// the chunk's partial sums, null when unwanted. Formulas, with g = dy w:
 // RMS norm: xhat = x rstd, dx = rstd (g - xhat mean(g xhat)), dw = sum dy xhat.
 template <class T>
-void rms_row_bwd(void* dx_, float* dw, float*, const void* x_, const void* dy_, const float* w, Statistics s,
-                 int64_t d) {
+void rms_row_bwd(void* dx_, float* dw, float*, const void* x_, const void* dy_, const void* add_, const float* w,
+                 Statistics s, int64_t d) {
   T* dx = static_cast<T*>(dx_);
+  const T* add = static_cast<const T*>(add_);
   const T *x = static_cast<const T*>(x_), *dy = static_cast<const T*>(dy_);
   const double dot = sum_vectors(d, [&](int64_t k, int64_t m) ANSATZ_LAMBDA {
     return part(dy + k, m) * part(w + k, m) * part(x + k, m);
@@ -115,16 +117,18 @@ void rms_row_bwd(void* dx_, float* dw, float*, const void* x_, const void* dy_, 
   const float scale = s.rstd, pull = static_cast<float>(dot / static_cast<double>(d)) * scale * scale;
   for_vectors(d, [&](int64_t k, int64_t m) ANSATZ_LAMBDA {
     const vf v = part(x + k, m), g = part(dy + k, m);
-    put_part(dx + k, (g * part(w + k, m) - v * pull) * scale, m);
+    const vf own = (g * part(w + k, m) - v * pull) * scale;
+    put_part(dx + k, add ? own + part(add + k, m) : own, m);
     if (dw) put_part(dw + k, part(dw + k, m) + g * v * scale, m);
   });
 }
 
 // Layer norm: xhat = (x - mean) rstd, dx = rstd (g - mean(g) - xhat mean(g xhat)), dw = sum dy xhat, db = sum dy.
 template <class T>
-void layer_row_bwd(void* dx_, float* dw, float* db, const void* x_, const void* dy_, const float* w, Statistics s,
-                   int64_t d) {
+void layer_row_bwd(void* dx_, float* dw, float* db, const void* x_, const void* dy_, const void* add_, const float* w,
+                   Statistics s, int64_t d) {
   T* dx = static_cast<T*>(dx_);
+  const T* add = static_cast<const T*>(add_);
   const T *x = static_cast<const T*>(x_), *dy = static_cast<const T*>(dy_);
   const float mean = s.mean, scale = s.rstd;
   // Padding lanes have g = 0, so they add nothing although x - mean is not 0 there.
@@ -137,25 +141,27 @@ void layer_row_bwd(void* dx_, float* dw, float* db, const void* x_, const void* 
   const float pull = static_cast<float>(dot / static_cast<double>(d));
   for_vectors(d, [&](int64_t k, int64_t m) ANSATZ_LAMBDA {
     const vf hat = (part(x + k, m) - mean) * scale, g = part(dy + k, m);
-    put_part(dx + k, (g * part(w + k, m) - shift - hat * pull) * scale, m);
+    const vf own = (g * part(w + k, m) - shift - hat * pull) * scale;
+    put_part(dx + k, add ? own + part(add + k, m) : own, m);
     if (dw) put_part(dw + k, part(dw + k, m) + g * hat, m);
     if (db) put_part(db + k, part(db + k, m) + g, m);
   });
 }
 
-using RowBwdFn = void (*)(void*, float*, float*, const void*, const void*, const float*, Statistics, int64_t);
+using RowBwdFn = void (*)(void*, float*, float*, const void*, const void*, const void*, const float*, Statistics,
+                          int64_t);
 struct Float { void* p; int32_t t; };   // a tensor and its dtype
 
 void backward(Float dx, float* dw, float* db, Float x, const float* w, const float* mean, const float* rstd, Float dy,
-              RowBwdFn wide, RowBwdFn narrow_rows, int64_t rows, int64_t d) {
+              Float add, RowBwdFn wide, RowBwdFn narrow_rows, int64_t rows, int64_t d) {
   w = affine_or_identity(w, nullptr, d).w;
   const bool sums = dw || db;
   const int64_t chunk_rows = min64(256, max64(64, kRowGrain / max64(1, d)));
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows, stride = 2 * d;
   float* partial = sums ? static_cast<float*>(pool_scratch(0, 3, max64(1, chunks * stride) * 4)) : nullptr;
-  const bool narrow_all = dx.t == BF16 && x.t == BF16 && dy.t == BF16;
+  const bool narrow_all = dx.t == BF16 && x.t == BF16 && dy.t == BF16 && (!add.p || add.t == BF16);
   parallel(chunks, [&](int64_t chunk, int thread) {
-    float* s = static_cast<float*>(pool_scratch(thread, 0, d * 12));   // for mixed dtypes
+    float* s = static_cast<float*>(pool_scratch(thread, 0, d * 16));   // for mixed dtypes
     float* const pw = dw ? partial + chunk * stride : nullptr;
     float* const pb = db ? partial + chunk * stride + d : nullptr;
     if (sums) std::memset(partial + chunk * stride, 0, static_cast<size_t>(stride) * 4);
@@ -165,10 +171,10 @@ void backward(Float dx, float* dw, float* db, Float x, const float* w, const flo
       const int64_t at = r * d;
       if (narrow_all) {
         narrow_rows(static_cast<bf16*>(dx.p) + at, pw, pb, static_cast<bf16*>(x.p) + at, static_cast<bf16*>(dy.p) + at,
-                    w, st, d);
+                    add.p ? static_cast<bf16*>(add.p) + at : nullptr, w, st, d);
       } else {
-        wide(target(dx.p, dx.t, at, s), pw, pb, fetch(x.p, x.t, at, d, s + d), fetch(dy.p, dy.t, at, d, s + 2 * d), w,
-             st, d);
+        wide(target(dx.p, dx.t, at, s), pw, pb, fetch(x.p, x.t, at, d, s + d), fetch(dy.p, dy.t, at, d, s + 2 * d),
+             add.p ? fetch(add.p, add.t, at, d, s + 3 * d) : nullptr, w, st, d);
         finish(dx.p, dx.t, at, d, s);
       }
     }
@@ -177,16 +183,16 @@ void backward(Float dx, float* dw, float* db, Float x, const float* w, const flo
   if (db) combine_chunks(db, partial + d, chunks, stride, d);
 }
 
-// P = dx, dw?, x, w?, rstd, dy; I = rows, d
+// P = dx, dw?, x, w?, rstd, dy, addend?; I = rows, d
 void rms_norm_bwd(const Call& c) {
   backward({c.p[0], c.t[0]}, c.ptr<float>(1), nullptr, {c.p[2], c.t[2]}, c.ptr<float>(3), nullptr, c.ptr<float>(4),
-           {c.p[5], c.t[5]}, rms_row_bwd<float>, rms_row_bwd<bf16>, c.i[0], c.i[1]);
+           {c.p[5], c.t[5]}, {c.p[6], c.t[6]}, rms_row_bwd<float>, rms_row_bwd<bf16>, c.i[0], c.i[1]);
 }
 
-// P = dx, dw?, db?, x, w?, mean, rstd, dy; I = rows, d
+// P = dx, dw?, db?, x, w?, mean, rstd, dy, addend?; I = rows, d
 void layer_norm_bwd(const Call& c) {
   backward({c.p[0], c.t[0]}, c.ptr<float>(1), c.ptr<float>(2), {c.p[3], c.t[3]}, c.ptr<float>(4), c.ptr<float>(5),
-           c.ptr<float>(6), {c.p[7], c.t[7]}, layer_row_bwd<float>, layer_row_bwd<bf16>, c.i[0], c.i[1]);
+           c.ptr<float>(6), {c.p[7], c.t[7]}, {c.p[8], c.t[8]}, layer_row_bwd<float>, layer_row_bwd<bf16>, c.i[0], c.i[1]);
 }
 
 }  // namespace

@@ -56,10 +56,11 @@ ANSATZ_INLINE bf16 to_bf16(float x) {
 ANSATZ_INLINE void store_one(float* p, float x) { *p = x; }
 ANSATZ_INLINE void store_one(bf16* p, float x) { *p = to_bf16(x); }
 
+// GCC 12 compiles the generic widening to six instructions instead of two. (The maskz forms of intrinsics with a full
+// mask: GCC 12 warns falsely of uninitialised values on the plain ones.)
 ANSATZ_INLINE vf widen(vh h) {
-  // Spelled out where it matters: GCC splits the generic conversion into halves.
 #if defined(__AVX512F__)
-  return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)h), 16);
+  return (vf)_mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)h), 16);
 #elif defined(__AVX2__)
   return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)h), 16);
 #else
@@ -82,37 +83,69 @@ ANSATZ_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_u*>(p)
 ANSATZ_INLINE vf load(const bf16* p) { return widen(*reinterpret_cast<const vh_u*>(p)); }
 ANSATZ_INLINE void store(float* p, vf x) { *reinterpret_cast<vf_u*>(p) = x; }
 ANSATZ_INLINE void store(bf16* p, vf x) { *reinterpret_cast<vh_u*>(p) = narrow(x); }
+#if defined(__AVX512F__)
+ANSATZ_INLINE __mmask16 first_mask(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
+ANSATZ_INLINE vf load_n(const float* p, int64_t n) { return (vf)_mm512_maskz_loadu_ps(first_mask(n), p); }
+ANSATZ_INLINE vf load_n(const bf16* p, int64_t n) { return widen((vh)_mm256_maskz_loadu_epi16(first_mask(n), p)); }
+ANSATZ_INLINE void store_n(float* p, vf x, int64_t n) { _mm512_mask_storeu_ps(p, first_mask(n), (__m512)x); }
+ANSATZ_INLINE void store_n(bf16* p, vf x, int64_t n) { _mm256_mask_storeu_epi16(p, first_mask(n), (__m256i)narrow(x)); }
+#else
+#if defined(__AVX2__)
+ANSATZ_INLINE __m256i first_mask(int64_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int32_t>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+ANSATZ_INLINE vf load_n(const float* p, int64_t n) { return (vf)_mm256_maskload_ps(p, first_mask(n)); }
+ANSATZ_INLINE void store_n(float* p, vf x, int64_t n) { _mm256_maskstore_ps(p, first_mask(n), (__m256)x); }
+#else
 ANSATZ_INLINE vf load_n(const float* p, int64_t n) {
   vf x = {};
   std::memcpy(&x, p, static_cast<size_t>(n) * 4);
   return x;
 }
+ANSATZ_INLINE void store_n(float* p, vf x, int64_t n) { std::memcpy(p, &x, static_cast<size_t>(n) * 4); }
+#endif
 ANSATZ_INLINE vf load_n(const bf16* p, int64_t n) {
   vh h = {};
   std::memcpy(&h, p, static_cast<size_t>(n) * 2);
   return widen(h);
 }
-ANSATZ_INLINE void store_n(float* p, vf x, int64_t n) { std::memcpy(p, &x, static_cast<size_t>(n) * 4); }
 ANSATZ_INLINE void store_n(bf16* p, vf x, int64_t n) {
   const vh h = narrow(x);
   std::memcpy(p, &h, static_cast<size_t>(n) * 2);
 }
+#endif
 
 // ---- horizontal: fixed pairwise order, the same on every run ------------------------------------------------------
+typedef float vf4 __attribute__((vector_size(16)));
+ANSATZ_INLINE float hsum(vf4 x) {
+  const vf4 y = x + __builtin_shufflevector(x, x, 2, 3, 0, 1);
+  return y[0] + y[1];
+}
+ANSATZ_INLINE float hmax(vf4 x) {
+  const vf4 z = __builtin_shufflevector(x, x, 2, 3, 0, 1), y = x > z ? x : z;
+  return y[0] > y[1] ? y[0] : y[1];
+}
+#if defined(__AVX2__)
+typedef float vf8 __attribute__((vector_size(32)));
+ANSATZ_INLINE float hsum(vf8 x) {
+  return hsum(__builtin_shufflevector(x, x, 0, 1, 2, 3) + __builtin_shufflevector(x, x, 4, 5, 6, 7));
+}
+ANSATZ_INLINE float hmax(vf8 x) {
+  const vf4 y = __builtin_shufflevector(x, x, 0, 1, 2, 3), z = __builtin_shufflevector(x, x, 4, 5, 6, 7);
+  return hmax(y > z ? y : z);
+}
+#endif
+#if defined(__AVX512F__)
 ANSATZ_INLINE float hsum(vf x) {
-  float a[W];
-  std::memcpy(a, &x, sizeof x);
-  for (int step = W / 2; step; step /= 2)
-    for (int k = 0; k < step; k++) a[k] += a[k + step];
-  return a[0];
+  return hsum(__builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
+              __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15));
 }
 ANSATZ_INLINE float hmax(vf x) {
-  float a[W];
-  std::memcpy(a, &x, sizeof x);
-  for (int step = W / 2; step; step /= 2)
-    for (int k = 0; k < step; k++) a[k] = a[k] > a[k + step] ? a[k] : a[k + step];
-  return a[0];
+  const vf8 y = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7),
+            z = __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
+  return hmax(y > z ? y : z);
 }
+#endif
 
 // ---- elementary functions (about 1 to 2 ulp of float32) ------------------------------------------------------------
 // exp by range reduction x = n ln2 + r, |r| <= ln2/2, and a degree-6 polynomial; 0 below -87.3 (so exp(-inf) = 0),

@@ -2,9 +2,10 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { AnsatzError } from '../backend/errors.ts';
 import type { TrainConfigInput } from '../train/config.ts';
+import { spoken } from './invocation.ts';
 import { Output, runCommand, UsageError } from './term/output.ts';
 
 export interface OutputFlags {
@@ -23,8 +24,22 @@ export function action<A extends unknown[]>(
     .action(async (...all: unknown[]) => {
       const flags = all[all.length - 2] as OutputFlags;
       const output = new Output({ json: flags.json, plain: flags.plain });
-      await runCommand(output, () => run(output, ...(all as A)));
+      await runCommand(output, async () => {
+        try {
+          await run(output, ...(all as A));
+        } catch (error) {
+          throw inThisShell(error);
+        }
+      });
     });
+}
+
+/** The same error, its next command as it must be typed here. */
+export function inThisShell(error: unknown): unknown {
+  if (!(error instanceof AnsatzError) || error.hint === undefined) return error;
+  const hint = spoken(error.hint);
+  const usage = error instanceof UsageError;
+  return usage ? new UsageError(error.message, { hint }) : new AnsatzError(error.message, { hint, cause: error });
 }
 
 /** A parser for a numeric option. */
@@ -35,6 +50,10 @@ export function number(what: string, test: (n: number) => boolean = (n) => n > 0
     return n;
   };
 }
+
+/** An option that may be given several times; its value is the list of all of them. */
+export const repeated = (flags: string, description: string): Option =>
+  new Option(flags, description).argParser((value: string, all: string[] = []) => [...all, value]);
 
 /** What a recipe may be told. */
 export interface RecipeOptions {
@@ -75,36 +94,67 @@ export async function loadRecipe(nameOrPath: string): Promise<Recipe> {
       hint: `choose from ${recipeNames().join(', ')}, or give the path of a .ts or .json file`,
     });
   try {
-    if (path.endsWith('.json')) {
-      const fixed = JSON.parse(readFileSync(path, 'utf8')) as TrainConfigInput & { model: { vocab?: number } };
-      return {
-        vocab: fixed.model?.vocab ?? 4096,
-        summary: path,
-        config: (o) => ({
-          ...fixed,
-          model: { ...fixed.model, vocab: fixed.model?.vocab ?? o.vocab },
-          data: { ...fixed.data, folder: o.data },
-          steps: o.steps ?? fixed.steps,
-          seed: o.seed ?? fixed.seed,
-        }),
-      };
-    }
-    const module = (await import(pathToFileURL(path).href)) as { default?: Recipe };
-    if (typeof module.default?.config !== 'function')
-      throw new Error('it has no default export with a config() function');
-    return module.default;
+    return checked(path, path.endsWith('.json') ? jsonRecipe(path) : await importRecipe(path));
   } catch (cause) {
-    if (cause instanceof AnsatzError) throw cause;
-    throw new AnsatzError(`recipe ${path} does not load: ${(cause as Error).message.split('\n')[0]}`, { cause });
+    throw new AnsatzError(`recipe ${path} does not load: ${firstLine(cause)}`, {
+      hint: 'docs/train.md says what a recipe is; recipes/tiny.ts is one',
+      cause,
+    });
   }
 }
 
+async function importRecipe(path: string): Promise<Recipe> {
+  const module = (await import(pathToFileURL(path).href)) as { default?: Recipe };
+  const recipe = module.default;
+  if (typeof recipe?.config !== 'function') throw new Error('it has no default export with a config() function');
+  if (!Number.isInteger(recipe.vocab)) throw new Error('its default export has no vocab, a whole number');
+  return recipe;
+}
+
+/** A .json file holds the fields of a run config; what the command line says about data, steps and seed goes first. */
+function jsonRecipe(path: string): Recipe {
+  const fixed = JSON.parse(readFileSync(path, 'utf8')) as TrainConfigInput & { model: { vocab?: number } };
+  for (const part of [fixed, fixed?.model])
+    if (typeof part !== 'object' || part === null || Array.isArray(part))
+      throw new Error('it is not an object with a model in it');
+  return {
+    vocab: fixed.model.vocab ?? 4096,
+    summary: path,
+    config: (o) => ({
+      ...fixed,
+      model: { ...fixed.model, vocab: fixed.model.vocab ?? o.vocab },
+      data: { ...fixed.data, folder: o.data },
+      steps: o.steps ?? fixed.steps,
+      seed: o.seed ?? fixed.seed,
+    }),
+  };
+}
+
+/** A recipe whose config() fails names the recipe. */
+function checked(path: string, recipe: Recipe): Recipe {
+  const config = (options: RecipeOptions): TrainConfigInput => {
+    try {
+      return recipe.config(options);
+    } catch (cause) {
+      if (cause instanceof AnsatzError) throw cause;
+      throw new AnsatzError(`recipe ${path} fails in config(): ${firstLine(cause)}`, {
+        hint: `correct ${path}`,
+        cause,
+      });
+    }
+  };
+  return { vocab: recipe.vocab, summary: recipe.summary ?? path, config };
+}
+
+const firstLine = (error: unknown): string => (error instanceof Error ? error.message : String(error)).split('\n')[0];
+
 /** Sets dotted fields of a config from "path=value" words; values are JSON, or text when they are not. */
-export function applySettings(config: object, settings: readonly string[]): void {
+export function applySettings(config: object, settings: readonly string[] = []): void {
   for (const setting of settings) {
     const at = setting.indexOf('=');
-    if (at < 1) throw new UsageError(`--set wants field=value, not '${setting}'`, { hint: '--set optimiser.lr=0.001' });
-    const parts = setting.slice(0, at).split('.');
+    const parts = setting.slice(0, Math.max(0, at)).split('.');
+    if (parts.some((part) => !/^\w+$/.test(part) || part === '__proto__'))
+      throw new UsageError(`--set wants field=value, not '${setting}'`, { hint: '--set optimiser.lr=0.001' });
     const text = setting.slice(at + 1);
     let value: unknown = text;
     try {
@@ -114,10 +164,13 @@ export function applySettings(config: object, settings: readonly string[]): void
     }
     let target = config as Record<string, unknown>;
     for (const part of parts.slice(0, -1)) {
-      if (['__proto__', 'constructor', 'prototype'].includes(part))
-        throw new UsageError(`--set cannot change '${part}'`);
+      // A slot may be given as its kind alone; an option of it makes it an object.
       if (typeof target[part] === 'string') target[part] = { kind: target[part] };
-      target = (target[part] ??= {}) as Record<string, unknown>;
+      if (Object.hasOwn(target, part) && target[part] === undefined) delete target[part];
+      const next = Object.hasOwn(target, part) ? target[part] : (target[part] = {});
+      if (typeof next !== 'object' || next === null)
+        throw new UsageError(`--set ${setting}: ${part} has no fields`, { hint: 'docs/train.md lists them' });
+      target = next as Record<string, unknown>;
     }
     target[parts[parts.length - 1]] = value;
   }

@@ -1,9 +1,11 @@
 /** Data for a command: a prepared folder as it is, or text that is prepared first, with progress shown. */
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
+import { AnsatzError } from '../backend/errors.ts';
 import type { CorpusOptions } from '../data/corpus.ts';
 import { prepareCorpus } from '../data/prepare.ts';
 import { readManifest } from '../data/shards.ts';
+import { quoted } from './invocation.ts';
 import type { Output } from './term/output.ts';
 import type { Progress } from './term/progress.ts';
 
@@ -33,13 +35,15 @@ export async function prepareWithProgress(
       bar?.finish();
       bar = undefined;
       stage = undefined;
-      if (output.mode !== 'json') output.say(`${name.padEnd(10)} ${what} (${seconds.toFixed(1)} s)`);
+      output.say(`${name.padEnd(10)} ${what} (${seconds.toFixed(1)} s)`);
     },
   });
 }
 
+/** Whether a folder is what `prepare` writes, whole or damaged; a tokenizer.json alone may be anybody's. */
 export const isPrepared = (folder: string): boolean =>
-  existsSync(join(folder, 'tokenizer.json')) && existsSync(join(folder, 'train.json'));
+  existsSync(join(folder, 'tokenizer.json')) &&
+  ['train.json', 'heldout.json', 'baselines.json'].some((name) => existsSync(join(folder, name)));
 
 /** The prepared folder for --data: itself, or `target` filled from its text. Returns the folder and its vocabulary. */
 export async function dataFolder(
@@ -49,7 +53,13 @@ export async function dataFolder(
   vocab: number,
   seed?: number,
 ): Promise<{ folder: string; vocab: number }> {
-  if (isPrepared(data)) return { folder: data, vocab: readManifest(data, 'train').vocabSize };
+  if (isPrepared(data)) return { folder: resolve(data), vocab: readManifest(data, 'train').vocabSize };
+  if (existsSync(join(data, 'config.json')) && existsSync(join(data, 'checkpoints')))
+    throw new AnsatzError(`${data}: is a run, not text to train on`, {
+      hint: isPrepared(`${data}-data`)
+        ? `--data ${quoted(`${data}-data`)} is what it was trained on`
+        : `ansatz train ${quoted(data)} --resume continues it`,
+    });
   const prepared = await prepareWithProgress(output, { paths: [data], folder: target, vocab, seed });
   return { folder: target, vocab: prepared.tokenizer.vocabSize };
 }

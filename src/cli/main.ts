@@ -5,6 +5,8 @@ import { inspectCommand } from './commands/inspect.ts';
 import { prepareCommand } from './commands/prepare.ts';
 import { quickstartCommand } from './commands/quickstart.ts';
 import { trainCommand } from './commands/train.ts';
+import { inThisShell } from './common.ts';
+import { spoken } from './invocation.ts';
 import { Output, UsageError } from './term/output.ts';
 
 export function program(): Command {
@@ -30,23 +32,20 @@ export async function main(argv: readonly string[]): Promise<void> {
   const root = program();
   for (const command of [root, ...root.commands]) {
     command.exitOverride();
-    command.configureOutput({ outputError: () => {} });
+    command.configureOutput({ writeOut: (text) => process.stdout.write(spoken(text)), outputError: () => {} });
     command.helpOption('--help', 'show this help');
   }
+  const output = new Output({ json: argv.includes('--json') });
+  // Nothing was asked for: say what there is.
+  if (argv.length <= 2) return root.outputHelp();
   try {
     await root.parseAsync([...argv]);
   } catch (error) {
-    if (!(error instanceof CommanderError)) throw error;
-    if (error.exitCode === 0) return; // help and version were printed
-    const output = new Output({ json: argv.includes('--json') });
-    if (error.code === 'commander.help') {
-      process.exitCode = 2;
-      return;
-    }
-    const message = error.message.replace(/^error: /, '').split('\n')[0];
+    if (error instanceof CommanderError && error.exitCode === 0) return; // help and version were printed
+    if (!(error instanceof CommanderError || error instanceof UsageError)) throw error;
     const known = root.commands.find((c) => c.name() === argv[2]);
-    process.exitCode = output.fail(
-      new UsageError(message, { hint: `ansatz ${known ? `${known.name()} ` : ''}--help` }),
-    );
+    const message = error.message.replace(/^error: /, '').split('\n')[0];
+    const hint = (error instanceof UsageError && error.hint) || `ansatz ${known ? `${known.name()} ` : ''}--help`;
+    process.exitCode = output.fail(inThisShell(new UsageError(message, { hint })));
   }
 }

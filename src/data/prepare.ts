@@ -3,11 +3,12 @@
  * compressors make of the held-out text (baselines.json), all in one folder.
  */
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { AnsatzError } from '../backend/errors.ts';
 import { type Baselines, compressionBaselines } from './baselines.ts';
 import { type Corpus, type CorpusOptions, type CorpusProgress, readCorpus } from './corpus.ts';
+import { PrepareFolder } from './prepare-folder.ts';
 import { type Manifest, writeShards } from './shards.ts';
 import { writeAtomically } from './shards-write.ts';
 import { type Split, splitHeldOut } from './split.ts';
@@ -59,8 +60,13 @@ export function documentEncoder(tokenizer: Tokenizer): DocumentEncoder {
 export const tokenizerHash = (tokenizer: Tokenizer): string =>
   createHash('sha256').update(JSON.stringify(tokenizer.toJSON())).digest('hex');
 
+/**
+ * Prepares text in a folder. What the folder held before stays whole until the new data is.
+ * @throws AnsatzError when there is no text, too little of it, or the folder is not for this.
+ */
 export async function prepareCorpus(options: PrepareOptions): Promise<Prepared> {
-  const { paths, folder, vocab, seed = 0, onProgress, onStage } = options;
+  const target = new PrepareFolder(options.folder);
+  const { paths, seed = 0, onProgress, onStage } = options;
   let started = performance.now();
   const lap = (): number => {
     const now = performance.now();
@@ -78,40 +84,42 @@ export async function prepareCorpus(options: PrepareOptions): Promise<Prepared> 
   const tokenizer = await Tokenizer.trainAsync(
     split.train.map((d) => d.text),
     {
-      vocabSize: vocab,
+      vocabSize: options.vocab,
       specials: [EOT],
       onProgress: (p) => onProgress?.({ stage: 'tokenizer', done: p.bytes, total: split.trainBytes }),
     },
   );
   onStage?.('tokenizer', lap(), `vocabulary ${tokenizer.vocabSize}`);
 
-  mkdirSync(folder, { recursive: true });
-  tokenizer.save(join(folder, 'tokenizer.json'));
-  const encoder = documentEncoder(tokenizer);
-  const hash = tokenizerHash(tokenizer);
-  const total = split.trainBytes + split.heldOutBytes;
-  const shards = (name: string, docs: typeof documents, before: number): Promise<Manifest> =>
-    writeShards(docs, encoder, {
-      folder,
-      name,
-      tokenizerHash: hash,
-      source: report,
-      onProgress: (p) => onProgress?.({ stage: 'tokens', done: before + p.textBytes, total }),
-    });
-  // The compressors run in other threads and processes while the tokens are made.
-  const compressed = compressionBaselines(split.heldOut);
-  const train = await shards('train', split.train, 0);
-  const heldOut = await shards('heldout', split.heldOut, split.trainBytes);
-  onStage?.(
-    'tokens',
-    lap(),
-    `${(train.tokens / 1e6).toFixed(2)}M tokens to train on, ${(heldOut.tokens / 1e3).toFixed(0)}K held out`,
-  );
-  const baselines = await compressed;
-  await writeAtomically(join(folder, 'baselines.json'), [Buffer.from(`${JSON.stringify(baselines, null, 2)}\n`)]);
-  onStage?.('baselines', lap(), `${baselines.gzip.name} and ${baselines.strong.name}`);
-  const { train: _t, heldOut: _h, ...rest } = split;
-  return { tokenizer, corpus: report, split: rest, train, heldOut, baselines };
+  return target.fill(async (folder) => {
+    tokenizer.save(join(folder, 'tokenizer.json'));
+    const encoder = documentEncoder(tokenizer);
+    const hash = tokenizerHash(tokenizer);
+    const total = split.trainBytes + split.heldOutBytes;
+    const shards = (name: string, docs: typeof documents, before: number): Promise<Manifest> =>
+      writeShards(docs, encoder, {
+        folder,
+        name,
+        tokenizerHash: hash,
+        source: report,
+        onProgress: (p) => onProgress?.({ stage: 'tokens', done: before + p.textBytes, total }),
+      });
+    // The compressors run in other threads and processes while the tokens are made.
+    const compressed = compressionBaselines(split.heldOut);
+    compressed.catch(() => {}); // awaited below, unless making tokens fails first
+    const train = await shards('train', split.train, 0);
+    const heldOut = await shards('heldout', split.heldOut, split.trainBytes);
+    onStage?.(
+      'tokens',
+      lap(),
+      `${(train.tokens / 1e6).toFixed(2)}M tokens to train on, ${(heldOut.tokens / 1e3).toFixed(0)}K held out`,
+    );
+    const baselines = await compressed;
+    await writeAtomically(join(folder, 'baselines.json'), [Buffer.from(`${JSON.stringify(baselines, null, 2)}\n`)]);
+    onStage?.('baselines', lap(), `${baselines.gzip.name} and ${baselines.strong.name}`);
+    const { train: _t, heldOut: _h, ...rest } = split;
+    return { tokenizer, corpus: report, split: rest, train, heldOut, baselines };
+  });
 }
 
 /** Bits per byte of general compressors on the held-out text of a prepared folder, by name; empty when unknown. */

@@ -86,6 +86,7 @@ export class Generator {
 
   dispose(): void {
     this.step.dispose();
+    this.step.result.logits.dispose();
     this.inputs.dispose();
     this.last.dispose();
   }

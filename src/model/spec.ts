@@ -19,8 +19,8 @@ export const modelSpecSchema = z.strictObject({
   depth: z.int().positive(),
   attention: slotSchema('attention'),
   ffn: slotSchema('ffn'),
-  norm: slotSchema('norm').default({ kind: 'rms' }),
-  positions: slotSchema('positions').default({ kind: 'rope' }),
+  norm: slotSchema('norm').prefault({ kind: 'rms' }),
+  positions: slotSchema('positions').prefault({ kind: 'rope' }),
   /** Output matrix = embedding matrix. */
   tied: z.boolean().default(true),
   /** Standard deviation of the embeddings at the start. */

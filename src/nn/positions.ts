@@ -38,6 +38,10 @@ registerSlot({
   build: ({ theta, fraction, interleaved }, { dims, headWidth }) => {
     const rotated = 2 * Math.floor((headWidth * fraction) / 2);
     if (rotated < 2) throw new AnsatzError(`positions rope: a head of ${headWidth} has no pair to turn`);
+    if (fraction === 1 && rotated !== headWidth)
+      throw new AnsatzError(`positions rope: a head of ${headWidth} does not split into pairs`, {
+        hint: 'use an even head width, or turn a part of it: positions.fraction below 1',
+      });
     // Tables are constants of a device: made before any step is captured, on first use.
     const tables = new Map<Device, { cos: Tensor; sin: Tensor }>();
     const on = (device: Device): { cos: Tensor; sin: Tensor } => {

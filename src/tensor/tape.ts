@@ -41,7 +41,8 @@ export const useGradOps = (ops: GradOps): void => {
 };
 
 /**
- * Gradients of a scalar with respect to `wrt`, in order. A tensor that the scalar does not depend on gets zeros.
+ * Gradients of a scalar with respect to `wrt`, in order. One that the scalar does not depend on gets zeros; one that
+ * never asked for gradients is refused, since its zeros could be wrong.
  * @param seed gradient of `output` itself, when it is not a scalar
  */
 export function gradients(output: Tensor, wrt: readonly Tensor[], seed?: Tensor): Tensor[] {
@@ -49,6 +50,11 @@ export function gradients(output: Tensor, wrt: readonly Tensor[], seed?: Tensor)
   const ops = gradOps;
   if (!seed && output.size !== 1)
     throw new AnsatzError(`gradients() wants a scalar or a seed, shape is [${output.shape.join(', ')}]`);
+  const unmarked = wrt.findIndex((t) => !t.requiresGrad);
+  if (unmarked >= 0)
+    throw new AnsatzError(`gradients(): tensor ${unmarked} of those asked for was not recorded as needing a gradient`, {
+      hint: 'mark it with parameter() before computing with it, and compute outside noGrad()',
+    });
 
   // Nodes that matter: reachable from the output.
   const nodes = new Set<TapeNode>();
@@ -72,7 +78,8 @@ export function gradients(output: Tensor, wrt: readonly Tensor[], seed?: Tensor)
       const take = (k: number): Tensor | null => {
         const sum = grads.get(node.inputs[k]!) ?? null;
         // The same tensor in two places would be counted twice: leave that case to the sum below.
-        if (sum === null || node.inputs.indexOf(node.inputs[k]) !== node.inputs.lastIndexOf(node.inputs[k])) return null;
+        if (sum === null || node.inputs.indexOf(node.inputs[k]) !== node.inputs.lastIndexOf(node.inputs[k]))
+          return null;
         taken.add(k);
         return sum;
       };

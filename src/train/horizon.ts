@@ -7,15 +7,19 @@ import { TrainStep } from './step.ts';
 
 /** Steps of this config that take about `seconds` on this machine; at least 10. */
 export async function stepsForSeconds(config: TrainConfig, seconds: number): Promise<number> {
-  const { device, model, params } = freshModel(config);
   const data = openRunData(config);
   const length = rowLength(config);
-  const loader = trainLoader(config, data);
-  const batches = Array.from({ length: config.accumulate }, () => loader.next(createBatch(config.batch, length)));
-  const step = new TrainStep(device, model, params, config, length);
-  const ms = await step.measure(batches, Math.min(2, 0.05 * seconds));
-  step.dispose();
-  disposeTree(params);
-  data.close();
-  return Math.max(10, Math.floor((seconds * 1000) / ms));
+  const { device, model, params } = freshModel(config);
+  let step: TrainStep | undefined;
+  try {
+    const loader = trainLoader(config, data);
+    const batches = Array.from({ length: config.accumulate }, () => loader.next(createBatch(config.batch, length)));
+    step = new TrainStep(device, model, params, config, length);
+    const ms = await step.measure(batches, Math.min(2, 0.05 * seconds));
+    return Math.max(10, Math.floor((seconds * 1000) / ms));
+  } finally {
+    step?.dispose();
+    disposeTree(params);
+    data.close();
+  }
 }

@@ -1,7 +1,7 @@
 /** Optimisers: state per parameter, and the in-place update of all parameters from their gradients. */
 import type { Device } from '../backend/device.ts';
 import type { NamedParam } from '../nn/index.ts';
-import { adamw, type Tensor, zeros } from '../tensor/index.ts';
+import { adamw, assign, type Tensor, zeros } from '../tensor/index.ts';
 import type { OptimiserConfig } from './config.ts';
 
 export interface TrainedParam extends NamedParam {
@@ -28,7 +28,7 @@ function makeAdamW(config: OptimiserConfig, params: readonly TrainedParam[], dev
   return {
     state,
     reset: () => {
-      for (const t of state.values()) t.write(new Float32Array(t.size));
+      for (const t of state.values()) assign(t, 0);
     },
     update: (grads, scalars) => {
       params.forEach((p, k) => {

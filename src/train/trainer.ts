@@ -5,12 +5,14 @@ import { join } from 'node:path';
 import { AnsatzError } from '../backend/errors.ts';
 import { bitsPerByte } from '../data/baselines.ts';
 import type { Loader, LoaderState } from '../data/loader.ts';
+import { tokenizerHash } from '../data/prepare.ts';
 import { writeAtomically } from '../data/shards-write.ts';
 import { createBatch, type TokenBatch } from '../data/types.ts';
+import { disposeTree } from '../nn/index.ts';
 import { type Account, accountFor, refuseWhatDoesNotFit } from './account.ts';
 import { parseTrainConfig, type TrainConfig } from './config.ts';
 import { measurePeak } from './peak.ts';
-import { type Checkpoint, latestCheckpoint, saveCheckpoint } from './run/checkpoint.ts';
+import { type Checkpoint, latestCheckpoint, saveCheckpoint, supersedeAfter } from './run/checkpoint.ts';
 import type { EventWriter } from './run/event-log.ts';
 import type { NewRunEvent, RunEvent, RunStatus } from './run/events.ts';
 import type { RunFolder } from './run/folder.ts';
@@ -89,24 +91,46 @@ class Trainer {
     this.config = parseTrainConfig(folder.config);
     this.account = accountFor(this.config);
     refuseWhatDoesNotFit(this.account, this.config.device);
-    this.loaded = freshModel(this.config);
     this.data = openRunData(this.config);
-    this.loader = trainLoader(this.config, this.data);
     const length = rowLength(this.config);
-    this.step = new TrainStep(this.loaded.device, this.loaded.model, this.loaded.params, this.config, length);
+    try {
+      this.loader = trainLoader(this.config, this.data);
+      this.loaded = freshModel(this.config);
+    } catch (error) {
+      this.data.close();
+      throw error;
+    }
+    const { device, model, params } = this.loaded;
+    try {
+      this.step = new TrainStep(device, model, params, this.config, length);
+    } catch (error) {
+      this.data.close();
+      disposeTree(params);
+      throw error;
+    }
     this.batches = Array.from({ length: this.config.accumulate }, () => createBatch(this.config.batch, length));
   }
 
   async run(): Promise<TrainSummary> {
+    try {
+      const checkpoint = this.options.resume ? await this.newest() : undefined;
+      if (checkpoint) await this.restore(checkpoint);
+      else this.start();
+      return await this.loop();
+    } finally {
+      this.data.close();
+      this.step.dispose();
+      disposeTree(this.loaded.params);
+    }
+  }
+
+  private async loop(): Promise<TrainSummary> {
     const { config, options } = this;
-    const checkpoint = options.resume ? await latestCheckpoint(this.folder, { warn: (e) => this.emit(e) }) : undefined;
-    if (checkpoint) await this.restore(checkpoint);
-    else this.start();
-    const peak = await this.plan();
     let heldOut: TrainSummary['heldOut'];
     let status: RunStatus = 'completed';
-    let clock = performance.now();
     try {
+      const peak = await this.plan();
+      let clock = performance.now();
       while (this.at.step < config.steps) {
         if (options.signal?.aborted) {
           status = 'stopped';
@@ -116,7 +140,9 @@ class Trainer {
         const { every } = config.evaluate;
         if (every > 0 && this.at.step % every === 0 && this.at.step < config.steps)
           heldOut = await this.evaluate(config.evaluate.tokens);
-        if (config.checkpoint.every > 0 && this.at.step % config.checkpoint.every === 0) await this.save();
+        // Skipped steps changed nothing, and must not push sound checkpoints out of the ones that are kept.
+        if (config.checkpoint.every > 0 && this.at.step % config.checkpoint.every === 0 && this.at.skipsInARow === 0)
+          await this.save();
         clock = performance.now();
       }
       if (this.savedStep !== this.at.step) await this.save();
@@ -130,11 +156,21 @@ class Trainer {
         message: (error as Error).message,
       });
       throw error;
-    } finally {
-      this.data.close();
     }
     this.emit({ event: 'run-end', status, step: this.at.step, elapsed: this.at.elapsed });
     return { status, step: this.at.step, tokens: this.at.tokens, loss: this.loss, elapsed: this.at.elapsed, heldOut };
+  }
+
+  /** The checkpoint to go on from; none when the run stopped before its first. */
+  private async newest(): Promise<Checkpoint | undefined> {
+    const problems: (NewRunEvent & { event: 'warning' })[] = [];
+    const checkpoint = await latestCheckpoint(this.folder, { warn: (e) => problems.push(e) });
+    if (!checkpoint && problems.length > 0)
+      throw new AnsatzError(`no checkpoint is usable: ${problems[0].message.replace(/; trying .*/, '')}`, {
+        hint: `restore it from a copy, or move ${this.folder.file('checkpoints')} away to start over`,
+      });
+    for (const problem of problems) this.emit(problem);
+    return checkpoint;
   }
 
   private emit(event: NewRunEvent): void {
@@ -142,6 +178,8 @@ class Trainer {
   }
 
   private start(): void {
+    // With its own tokenizer, a run can be used wherever its data has gone.
+    this.data.tokenizer.save(join(this.folder.path, 'tokenizer.json'));
     this.emit({
       event: 'run-start',
       run: this.config.name,
@@ -242,12 +280,15 @@ class Trainer {
     const step = new EvalStep(loaded.device, loaded.model, loaded.params, config, rowLength(config));
     let nats = 0;
     let targets = 0;
-    for (const batch of loader) {
-      const r = await step.run(batch);
-      nats += r.nats;
-      targets += r.targets;
+    try {
+      for (const batch of loader) {
+        const r = await step.run(batch);
+        nats += r.nats;
+        targets += r.targets;
+      }
+    } finally {
+      step.dispose();
     }
-    step.dispose();
     const result = { loss: nats / targets, bitsPerByte: bitsPerByte(nats, loader.textBytes) };
     this.emit({ event: 'eval', step: this.at.step, tokens: this.at.tokens, ...result, baselines: this.data.baselines });
     return result;
@@ -260,7 +301,12 @@ class Trainer {
         model: this.step.params.map((p) => tensorSource(p.path, p.tensor)),
         optimizer: [...this.step.optimiser.state].map(([name, t]) => tensorSource(name, t)),
       },
-      state: { ...this.at, loader: this.loader.state() as never, seed: this.config.seed },
+      state: {
+        ...this.at,
+        loader: this.loader.state() as never,
+        seed: this.config.seed,
+        tokenizer: tokenizerHash(this.data.tokenizer),
+      },
     };
     const saved = await saveCheckpoint(this.folder, this.at.step, contents, { keepLast, keepEvery });
     this.savedStep = this.at.step;
@@ -280,6 +326,7 @@ class Trainer {
     this.at = { step, tokens, elapsed, skipsInARow };
     this.loader.restore(loader);
     this.savedStep = step;
+    await supersedeAfter(this.folder, step);
     this.emit({ event: 'resumed', step, checkpoint: checkpoint.path });
   }
 }

@@ -250,7 +250,7 @@ test('listing tells the runs of a folder apart by state', async () => {
   assert.deepEqual(listRuns(join(home, 'nowhere')), []);
 });
 
-test('one process at a time trains into a run; flags of dead processes are taken over', async () => {
+test('one process at a time trains into a run; flags of dead processes are taken over', async (t) => {
   const run = await RunFolder.create(fresh(), {});
   const lock = run.lock();
   assert.equal(lockOwner(run.path)?.pid, process.pid);
@@ -259,6 +259,7 @@ test('one process at a time trains into a run; flags of dead processes are taken
   assert.equal(lockOwner(run.path), undefined);
 
   const other = spawn(process.execPath, ['-e', 'setInterval(() => {}, 1000); console.log(1)']);
+  t.after(() => other.kill('SIGKILL'));
   await new Promise((resolve) => other.stdout.once('data', resolve));
   const proc = existsSync('/proc/self/stat') ? readFileSync(`/proc/${other.pid}/stat`, 'utf8') : undefined;
   const started = proc?.slice(proc.lastIndexOf(')') + 2).split(' ')[19] ?? null;

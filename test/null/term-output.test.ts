@@ -300,12 +300,11 @@ test('the live view on terminals of any size: fits, is redrawn in place, and lea
   }
 });
 
-test('a narrower terminal and lines above do not leave pieces of old frames behind', () => {
+test('lines above, and shorter frames, leave no pieces of old frames behind', () => {
   const all = capture({ size: { columns: 100, rows: 20 } });
   const screen = all.output.screen();
   screen.draw(['x'.repeat(100), 'second', 'third']);
   all.output.say('one line that stays');
-  all.stdout.columns = 100;
   screen.draw(['short', 'second']);
   all.output.say(['two', 'three']);
   screen.draw(['end']);
@@ -313,6 +312,17 @@ test('a narrower terminal and lines above do not leave pieces of old frames behi
   screen.draw(['nothing is drawn after closing']);
   assert.deepEqual(all.stdout.screen(), ['one line that stays', 'two', 'three', 'end', '']);
   assert.equal(all.output.screenInUse, false);
+});
+
+test('a terminal made narrower has wrapped the old frame: all of its rows are redrawn', () => {
+  const all = capture({ size: { columns: 100, rows: 20 } });
+  const screen = all.output.screen();
+  screen.draw(['x'.repeat(100), 'second', '日'.repeat(30)]);
+  all.stdout.columns = 40;
+  all.stdout.text = '';
+  screen.draw(['short']);
+  assert.ok(all.stdout.text.includes(`\r${ESCAPE}[6A`), '3 rows of 100 cells, 1, and 2 of 60 cells');
+  screen.close();
 });
 
 test('a resumed run drops the superseded part of its curve', () => {

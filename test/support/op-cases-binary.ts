@@ -90,18 +90,14 @@ const mixes: readonly [DType, DType][] = [
 
 const elementwise =
   (f: (...v: number[]) => number) =>
-  (x: readonly Nd[]): Nd[] => [
-    nd(broadcast(...x.map((t) => t.shape)), (index) => f(...x.map((t) => get(t, index)))),
-  ];
+  (x: readonly Nd[]): Nd[] => [nd(broadcast(...x.map((t) => t.shape)), (index) => f(...x.map((t) => get(t, index))))];
 
 export function binaryCases(rng: Rng): OpCase[] {
   const cases: OpCase[] = [];
   for (const [op, { f, is, a, b, ints }] of Object.entries(rows)) {
     const expect = elementwise(is);
     const add = (sa: readonly number[], sb: readonly number[], da: DType, db: DType, large = false): void => {
-      cases.push(
-        opCase(op, [float(sa, da, a(rng)), float(sb, db, b(rng))], ([x, y]) => [f(x, y)], { expect, large }),
-      );
+      cases.push(opCase(op, [float(sa, da, a(rng)), float(sb, db, b(rng))], ([x, y]) => [f(x, y)], { expect, large }));
     };
     for (const [sa, sb] of pairs) add(sa, sb, 'f32', 'f32');
     for (const [da, db] of mixes) {
@@ -122,7 +118,11 @@ function whereCases(rng: Rng): OpCase[] {
   const cases: OpCase[] = [];
   const expect = elementwise((c, a, b) => (c !== 0 ? a : b));
   const shapes = [
-    [[3, 4], [3, 4], [3, 4]],
+    [
+      [3, 4],
+      [3, 4],
+      [3, 4],
+    ],
     [[4], [3, 1], []],
     [
       [2, 1, 1],

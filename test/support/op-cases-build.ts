@@ -29,14 +29,16 @@ export interface OpCase {
   readonly large: boolean;
   /** Products round their operands to bf16 even where all tensors are f32. */
   readonly bf16Products: boolean;
+  /** Absolute error allowed besides the relative one, where large terms cancel. */
+  readonly slack: number;
 }
 
-export type Extra = Partial<Pick<OpCase, 'expect' | 'large' | 'bf16Products'>> & { readonly note?: string };
+export type Extra = Partial<Pick<OpCase, 'expect' | 'large' | 'bf16Products' | 'slack'>> & { readonly note?: string };
 
 export function opCase(op: string, inputs: readonly CaseInput[], run: OpCase['run'], extra: Extra = {}): OpCase {
-  const { note, expect, large = false, bf16Products = false } = extra;
+  const { note, expect, large = false, bf16Products = false, slack = 0 } = extra;
   const shown = inputs.map((x) => `${x.dtype}[${x.shape.join(',')}]`).join(' ');
-  return { op, label: `${op} ${shown}${note ? ` ${note}` : ''}`, inputs, run, expect, large, bf16Products };
+  return { op, label: `${op} ${shown}${note ? ` ${note}` : ''}`, inputs, run, expect, large, bf16Products, slack };
 }
 
 export const sizeOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);

@@ -263,9 +263,7 @@ function concats(rng: Rng): OpCase[] {
   for (const axis of [0, 1, 2])
     cases.push(
       opCase('concat', stacked, (x) => [T.stack(x, axis)], {
-        expect: (x) => [
-          nd([2, 3].toSpliced(axis, 0, 3), (index) => get(x[index[axis]], index.toSpliced(axis, 1))),
-        ],
+        expect: (x) => [nd([2, 3].toSpliced(axis, 0, 3), (index) => get(x[index[axis]], index.toSpliced(axis, 1)))],
         note: `stack ${axis}`,
       }),
     );

@@ -5,7 +5,7 @@ import type { Arg, Device, DeviceInfo, KernelCall, Memory, MemoryStats, Program,
 import type { DType, HostArray } from '../dtype.ts';
 import { dtypeCode, sizeOf } from '../dtype.ts';
 import { AnsatzError } from '../errors.ts';
-import { type Native, native } from '../native.ts';
+import { type Native, type NativeProgram, native } from '../native.ts';
 import { CpuProgram } from './program.ts';
 
 export class CpuMemory implements Memory {
@@ -35,6 +35,8 @@ export class CpuDevice implements Device {
   private readonly words = new Float64Array(4096);
   private readonly ids = new Map<string, number>();
   private readonly accounting = new Accounting();
+  /** Replays under way: what reads and sync() wait for. */
+  private readonly runs = new Set<Promise<unknown>>();
 
   constructor() {
     this.native = native();
@@ -75,6 +77,7 @@ export class CpuDevice implements Device {
   }
 
   async read(memory: Memory, offset: number, out: HostArray): Promise<void> {
+    if (this.runs.size > 0) await this.sync();
     this.readSync(memory, offset, out);
   }
 
@@ -92,7 +95,20 @@ export class CpuDevice implements Device {
     return new CpuProgram(this, this.native, recording);
   }
 
-  async sync(): Promise<void> {}
+  /** Queues a replay of a compiled program. */
+  async replay(program: NativeProgram, profile: boolean): Promise<Float64Array | undefined> {
+    const run = this.native.run(program, profile);
+    this.runs.add(run);
+    try {
+      return await run;
+    } finally {
+      this.runs.delete(run);
+    }
+  }
+
+  async sync(): Promise<void> {
+    await Promise.allSettled(this.runs);
+  }
 
   memory(): MemoryStats {
     return this.accounting.stats(this.native.facts().cachedBytes);

@@ -9,13 +9,13 @@ export class CpuProgram implements Program {
   readonly calls: readonly KernelCall[];
   readonly arenaBytes: number;
   private readonly device: CpuDevice;
-  private readonly native: Native;
   private readonly arena: CpuMemory;
   private handle: NativeProgram | undefined;
+  /** Runs that are queued or under way. */
+  private running = 0;
 
   constructor(device: CpuDevice, native: Native, recording: Recording) {
     this.device = device;
-    this.native = native;
     this.calls = recording.calls;
     const plan = planArena(recording.calls, recording.temporaries);
     this.arenaBytes = plan.bytes;
@@ -34,21 +34,27 @@ export class CpuProgram implements Program {
   }
 
   async run(): Promise<void> {
-    await this.native.run(this.live(), false);
+    await this.replay(false);
   }
 
   async profile(): Promise<Float64Array> {
-    return (await this.native.run(this.live(), true)) as Float64Array;
+    return (await this.replay(true)) as Float64Array;
   }
 
   dispose(): void {
     if (!this.handle) return;
     this.handle = undefined;
-    this.device.release(this.arena);
+    if (this.running === 0) this.device.release(this.arena);
   }
 
-  private live(): NativeProgram {
+  private async replay(profile: boolean): Promise<Float64Array | undefined> {
     if (!this.handle) throw new Error('this program was disposed');
-    return this.handle;
+    this.running++;
+    try {
+      return await this.device.replay(this.handle, profile);
+    } finally {
+      // Disposed meanwhile: the last run gives the arena back.
+      if (--this.running === 0 && !this.handle) this.device.release(this.arena);
+    }
   }
 }

@@ -6,10 +6,10 @@ import type { RefArray, RefKernel } from './types.ts';
  * dx = rstd (g - mean(g) - xhat mean(g xhat)); the middle term is there only when the mean was subtracted.
  */
 function rowGradient(
-  row: { x: RefArray; dy: RefArray; dx: RefArray; w: RefArray | null; offset: number; d: number },
+  row: { x: RefArray; dy: RefArray; dx: RefArray; w: RefArray | null; add: RefArray | null; offset: number; d: number },
   stats: { mean: number; rstd: number; centred: boolean },
 ): void {
-  const { x, dy, dx, w, offset, d } = row;
+  const { x, dy, dx, w, add, offset, d } = row;
   const { mean, rstd, centred } = stats;
   const g = (k: number) => dy[offset + k] * (w ? w[k] : 1);
   const xhat = (k: number) => (x[offset + k] - mean) * rstd;
@@ -18,7 +18,8 @@ function rowGradient(
     meanG += g(k) / d;
     meanGx += (g(k) * xhat(k)) / d;
   }
-  for (let k = 0; k < d; k++) dx[offset + k] = rstd * (g(k) - (centred ? meanG : 0) - xhat(k) * meanGx);
+  const own = Array.from({ length: d }, (_, k) => rstd * (g(k) - (centred ? meanG : 0) - xhat(k) * meanGx));
+  for (let k = 0; k < d; k++) dx[offset + k] = own[k] + (add ? add[offset + k] : 0);
 }
 
 export const norm: Record<string, RefKernel> = {
@@ -39,7 +40,7 @@ export const norm: Record<string, RefKernel> = {
     dw?.fill(0, 0, d);
     for (let r = 0; r < rows; r++) {
       if (dw) for (let k = 0; k < d; k++) dw[k] += dy[r * d + k] * x[r * d + k] * rstd[r];
-      rowGradient({ x, dy, dx, w, offset: r * d, d }, { mean: 0, rstd: rstd[r], centred: false });
+      rowGradient({ x, dy, dx, w, add: p[6] ?? null, offset: r * d, d }, { mean: 0, rstd: rstd[r], centred: false });
     }
   },
 
@@ -69,7 +70,10 @@ export const norm: Record<string, RefKernel> = {
         if (dw) dw[k] += dy[r * d + k] * (x[r * d + k] - mean[r]) * rstd[r];
         if (db) db[k] += dy[r * d + k];
       }
-      rowGradient({ x, dy, dx, w, offset: r * d, d }, { mean: mean[r], rstd: rstd[r], centred: true });
+      rowGradient(
+        { x, dy, dx, w, add: p[8] ?? null, offset: r * d, d },
+        { mean: mean[r], rstd: rstd[r], centred: true },
+      );
     }
   },
 };

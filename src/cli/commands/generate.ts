@@ -1,17 +1,8 @@
 /** ansatz generate: text from a trained run. */
-
-import { join } from 'node:path';
 import { Command } from 'commander';
-import { AnsatzError } from '../../backend/errors.ts';
-import { Tokenizer } from '../../data/tokenizer/index.ts';
-import { Generator } from '../../infer/generate.ts';
-import { parseTrainConfig } from '../../train/config.ts';
-import { Checkpoint, checkpointPath, latestCheckpoint } from '../../train/run/checkpoint.ts';
-import { RunFolder } from '../../train/run/folder.ts';
-import { loadModel } from '../../train/session.ts';
 import { action, number, type OutputFlags } from '../common.ts';
 
-interface Flags extends OutputFlags {
+export interface GenerateFlags extends OutputFlags {
   prompt: string;
   maxTokens: number;
   temperature: number;
@@ -52,45 +43,8 @@ export function generateCommand(): Command {
       'after',
       '\nExamples:\n  ansatz generate runs/quickstart --prompt "export function "\n  ansatz generate runs/quickstart --prompt "# Usage" --temperature 0 --json',
     );
-  return action(command, async (output, path: string, flags: Flags) => {
-    const run = RunFolder.open(path);
-    const checkpoint =
-      flags.step === undefined
-        ? await latestCheckpoint(run, { warn: (w) => output.warn(w.message, w.hint) })
-        : await Checkpoint.load(checkpointPath(run, flags.step));
-    if (!checkpoint)
-      throw new AnsatzError(`${path}: has no checkpoint to generate from`, { hint: `ansatz train ${path} --resume` });
-    const config = parseTrainConfig(run.config);
-    const tokenizer = Tokenizer.fromFile(join(config.data.folder, 'tokenizer.json'));
-    const { device, model, params } = await loadModel(config, checkpoint);
-    const generator = new Generator(device, model, params, tokenizer, config.precision);
-    const options = {
-      maxTokens: flags.maxTokens,
-      temperature: flags.temperature,
-      topK: flags.topK,
-      topP: flags.topP,
-      seed: flags.seed,
-    };
-    if (output.mode === 'json') {
-      const started = performance.now();
-      const completion = await generator.complete(flags.prompt, options);
-      output.result(
-        'generate',
-        {
-          run: path,
-          step: checkpoint.step,
-          prompt: flags.prompt,
-          completion,
-          ...options,
-          ms: performance.now() - started,
-        },
-        '',
-      );
-    } else {
-      process.stdout.write(flags.prompt);
-      for await (const piece of generator.stream(flags.prompt, options)) process.stdout.write(piece);
-      process.stdout.write('\n');
-    }
-    generator.dispose();
+  return action(command, async (output, run: string, flags: GenerateFlags) => {
+    const { runGenerate } = await import('../actions/generate.ts');
+    await runGenerate(output, run, flags);
   });
 }

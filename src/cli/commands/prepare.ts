@@ -1,7 +1,7 @@
 /** ansatz prepare: text into a tokenizer and token shards. */
 import { Command } from 'commander';
 import { action, number, type OutputFlags } from '../common.ts';
-import { prepareWithProgress } from '../data.ts';
+import { quoted, spoken } from '../invocation.ts';
 
 interface Flags extends OutputFlags {
   out: string;
@@ -33,6 +33,7 @@ export function prepareCommand(): Command {
       '\nExamples:\n  ansatz prepare ~/notes --out data/notes\n  ansatz prepare corpus.jsonl.gz --out data/c --vocab 16384 --cap 500 --json',
     );
   return action(command, async (output, paths: string[], flags: Flags) => {
+    const { prepareWithProgress } = await import('../data.ts');
     const p = await prepareWithProgress(output, {
       paths,
       folder: flags.out,
@@ -40,6 +41,7 @@ export function prepareCommand(): Command {
       seed: flags.seed,
       corpus: { capBytes: flags.cap * 1e6 },
     });
+    const next = spoken(`ansatz train tiny --data ${quoted(flags.out)}`);
     const fields = {
       folder: flags.out,
       vocab: p.tokenizer.vocabSize,
@@ -48,10 +50,11 @@ export function prepareCommand(): Command {
       corpus: p.corpus,
       split: p.split,
       baselines: p.baselines,
+      next: [next],
     };
     output.result('prepare', fields, [
       `prepared ${flags.out}: ${p.train.documents} documents to train on, ${p.heldOut.documents} held out`,
-      `next: ansatz train tiny --data ${flags.out}`,
+      `next: ${next}`,
     ]);
   });
 }

@@ -137,9 +137,9 @@ const weightedLossOp = defineOp<Record<string, never>>({
   }),
   flops: ([loss]) => 2 * loss!.size,
   bytes: ([loss]) => 8 * loss!.size,
-  gradient: ({ inputs: [, , , w, dh, dw], grads: [g], needs }) => [
+  gradient: ({ inputs: [loss, , , w, dh, dw], grads: [g], needs }) => [
     null,
-    null,
+    needs(1) ? scaleBy(loss!, g!) : null,
     needs(2) ? scaleBy(dh!, g!) : null,
     needs(3) ? cast(scaleBy(dw!, g!), w!.dtype) : null,
     null,

@@ -134,8 +134,8 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
   }
   const batch = broadcastShapes(a.shape.slice(0, -2), b.shape.slice(0, -2), 'matmul');
   const [x, y] = [threeD(a, batch), threeD(b, batch)];
-  const flatAddend =
-    addend && batch.length > 1 ? reshape(addend, [sizeOfShape(batch), ...addend.shape.slice(-2)]) : addend;
+  const lead = x.rank === 3 || y.rank === 3 ? [sizeOfShape(batch)] : [];
+  const flatAddend = addend && reshape(addend, [...lead, ...addend.shape.slice(-2)]);
   const c = apply(matmulOp, [x, y, bias, flatAddend], p)[0];
   return reshape(c, [...batch, c.shape[c.rank - 2], c.shape[c.rank - 1]]);
 }

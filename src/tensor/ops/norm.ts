@@ -26,9 +26,9 @@ function check(op: string, x: Tensor, ...weights: (Tensor | null)[]): void {
 const rmsBwd = defineOp<{ eps: number }>({
   name: 'rms_norm_bwd',
   infer: ([x, w]) => [{ shape: x!.shape, dtype: x!.dtype }, ...(w ? [{ shape: w.shape, dtype: 'f32' as const }] : [])],
-  launch: ([x, w, rstd, dy], [dx, dw]) => ({
+  launch: ([x, w, rstd, dy, addend], [dx, dw]) => ({
     kernel: 'rms_norm_bwd',
-    args: [dx.arg(), dw?.arg() ?? null, x!.arg(), w?.arg() ?? null, rstd!.arg(), dy!.arg()],
+    args: [dx.arg(), dw?.arg() ?? null, x!.arg(), w?.arg() ?? null, rstd!.arg(), dy!.arg(), addend?.arg() ?? null],
     ints: rowsOf(x!),
   }),
   flops: ([x]) => 9 * x!.size,
@@ -51,8 +51,8 @@ const rmsOp = defineOp<NormParams>({
     floats: [p.eps],
   }),
   flops: ([x]) => 4 * x!.size,
-  gradient: ({ inputs: [x, w], outputs: [, rstd], grads: [dy], params }) => {
-    const [dx, dw] = apply(rmsBwd, [x, w, rstd, dy], { eps: params.eps });
+  gradient: ({ inputs: [x, w], outputs: [, rstd], grads: [dy], params, take }) => {
+    const [dx, dw] = apply(rmsBwd, [x, w, rstd, dy, take(0)], { eps: params.eps });
     return [dx, dw ?? null];
   },
 });
@@ -68,7 +68,7 @@ const layerBwd = defineOp<{ eps: number }>({
     ...(w ? [{ shape: w.shape, dtype: 'f32' as const }] : []),
     ...(b ? [{ shape: b.shape, dtype: 'f32' as const }] : []),
   ],
-  launch: ([x, w, b, mean, rstd, dy], [dx, ...rest]) => {
+  launch: ([x, w, b, mean, rstd, dy, addend], [dx, ...rest]) => {
     const dw = w ? rest.shift()! : null;
     const db = b ? rest.shift()! : null;
     return {
@@ -82,6 +82,7 @@ const layerBwd = defineOp<{ eps: number }>({
         mean!.arg(),
         rstd!.arg(),
         dy!.arg(),
+        addend?.arg() ?? null,
       ],
       ints: rowsOf(x!),
     };
@@ -108,8 +109,8 @@ const layerOp = defineOp<NormParams>({
     floats: [p.eps],
   }),
   flops: ([x]) => 7 * x!.size,
-  gradient: ({ inputs: [x, w, b], outputs: [, mean, rstd], grads: [dy], params }) => {
-    const [dx, ...rest] = apply(layerBwd, [x, w, b, mean, rstd, dy], { eps: params.eps });
+  gradient: ({ inputs: [x, w, b], outputs: [, mean, rstd], grads: [dy], params, take }) => {
+    const [dx, ...rest] = apply(layerBwd, [x, w, b, mean, rstd, dy, take(0)], { eps: params.eps });
     return [dx, w ? rest.shift()! : null, b ? rest.shift()! : null];
   },
 });

@@ -56,7 +56,8 @@ const backward: CaseGenerator = (kernel, rng) =>
     const db = layer && rng.chance(0.7) ? output('f32', d) : null;
     const dx = output(floatDtype(rng), rows * d);
     const dy = gaussian(rng, floatDtype(rng), rows * d);
-    const p = layer ? [dx, dw, db, x, w, mean, rstd, dy] : [dx, dw, x, w, rstd, dy];
+    const addend = rng.chance(0.5) ? gaussian(rng, floatDtype(rng), rows * d) : null;
+    const p = layer ? [dx, dw, db, x, w, mean, rstd, dy, addend] : [dx, dw, x, w, rstd, dy, addend];
     // A narrow row may be nearly constant: rstd is then large, and the gradient with it.
     const largest = Math.max(1, ...rstd.data!);
     return makeCase(kernel, {

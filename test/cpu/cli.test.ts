@@ -1,0 +1,312 @@
+// What every command promises: help with examples, a frozen list of flags, clean streams, JSON lines, exit codes.
+import assert from 'node:assert/strict';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { before, describe, test } from 'node:test';
+import { invocation, quoted, shortPath, spoken } from '../../src/cli/invocation.ts';
+import { program } from '../../src/cli/main.ts';
+import { ansatz, bin, failure, jsonLines, resultOf } from '../support/cli.ts';
+import { checkout, type TinyData, temporaryFolder, tinyConfig, tinyData, writeText } from '../support/tiny-data.ts';
+
+// Programs and habits depend on these: a change here is a change of the interface.
+const FLAGS: Record<string, string> = {
+  ansatz: '--version --help',
+  'train <recipe>': '--data --out --steps --seconds --seed --set --resume --json --plain --help',
+  'generate <run>': '--prompt --max-tokens --temperature --top-k --top-p --seed --step --json --plain --help',
+  'inspect [recipe]': '--set --json --plain --help',
+  'prepare <paths...>': '--out --vocab --cap --seed --json --plain --help',
+  'quickstart ': '--folder --seconds --out --seed --json --plain --help',
+};
+const COMMANDS = ['train', 'generate', 'inspect', 'prepare', 'quickstart'];
+
+const root = temporaryFolder('cli');
+const text = join(root, 'text');
+const run = join(root, 'run');
+let data: TinyData;
+let recipe: string;
+
+before(async () => {
+  data = await tinyData(join(root, 'data'), writeText(text, 'small'));
+  recipe = join(root, 'recipe.json');
+  writeFileSync(recipe, JSON.stringify(tinyConfig(data, { steps: 20 })));
+  resultOf(await ansatz(['train', recipe, '--data', data.folder, '--out', run, '--json']), 'train');
+});
+
+test('the flags of all commands', () => {
+  const root = program();
+  const listed: Record<string, string> = { ansatz: root.options.map((o) => o.long).join(' ') };
+  listed.ansatz += ' --help';
+  for (const command of root.commands) {
+    const args = command.registeredArguments.map((a) => {
+      const name = a.variadic ? `${a.name()}...` : a.name();
+      return a.required ? `<${name}>` : `[${name}]`;
+    });
+    listed[`${command.name()} ${args.join(' ')}`] = `${command.options.map((o) => o.long).join(' ')} --help`;
+    assert.ok(
+      command.options.every((o) => o.short === undefined),
+      'long flags only',
+    );
+  }
+  assert.deepEqual(listed, FLAGS);
+});
+
+describe('help', () => {
+  for (const command of ['', ...COMMANDS]) {
+    test(`ansatz ${command} --help`, async () => {
+      const { code, stdout, stderr } = await ansatz([...(command ? [command] : []), '--help']);
+      assert.deepEqual([code, stderr], [0, '']);
+      const prefix = command === 'quickstart' ? /npm run quickstart/ : /npx ansatz [a-z]/;
+      assert.match(stdout.slice(stdout.indexOf('\nExamples:\n')), prefix);
+      assert.ok(stdout.includes('\nExamples:\n'));
+      for (const flag of FLAGS[Object.keys(FLAGS).find((k) => k.startsWith(command || 'ansatz'))!].split(' '))
+        assert.ok(stdout.includes(flag), `${flag} is explained`);
+      const examples = stdout.slice(stdout.indexOf('\nExamples:\n'));
+      assert.ok(stdout.split('\n').length - examples.split('\n').length > 3);
+      assert.doesNotMatch(stdout, /undefined|\[object|default: \[\]/);
+    });
+  }
+
+  test('no command at all says what there is', async () => {
+    const { code, stdout, stderr } = await ansatz([]);
+    assert.deepEqual([code, stderr], [0, '']);
+    for (const command of COMMANDS) assert.match(stdout, new RegExp(`^ {2}${command} `, 'm'));
+  });
+
+  test('--version is that of the package', async () => {
+    const { code, stdout, stderr } = await ansatz(['--version']);
+    const { version } = JSON.parse(readFileSync(join(checkout, 'package.json'), 'utf8'));
+    assert.deepEqual([code, stdout, stderr], [0, `${version}\n`, '']);
+  });
+});
+
+describe('a command line that is not understood: exit code 2, what is wrong, where to look', { concurrency: 2 }, () => {
+  const cases: [string[], RegExp, RegExp?][] = [
+    [['trian'], /unknown command 'trian'/, /ansatz --help$/],
+    [['--nope'], /unknown option '--nope'/, /ansatz --help$/],
+    [['train'], /missing required argument 'recipe'/, /ansatz train --help$/],
+    [['generate'], /missing required argument 'run'/, /ansatz generate --help$/],
+    [['prepare'], /missing required argument 'paths'/, /npx ansatz prepare --help$/],
+    [['prepare', 'text'], /required option '--out <folder>' not specified/],
+    [['train', 'tiny', '--nope'], /unknown option '--nope'/, /ansatz train --help$/],
+    [['train', 'tiny', 'more'], /too many arguments/],
+    [['inspect', '--set'], /argument missing/],
+    [['train', 'tiny'], /--data is missing/, /ansatz train tiny --data FOLDER/],
+    [['train', 'tiny', '--data', 'x', '--steps', '0'], /--steps cannot be '0'/],
+    [['train', 'tiny', '--data', 'x', '--steps', '1.5'], /--steps cannot be '1.5'/],
+    [['train', 'tiny', '--data', 'x', '--steps', 'many'], /--steps cannot be 'many'/],
+    [['train', 'tiny', '--data', 'x', '--seconds', '-3'], /--seconds cannot be '-3'/],
+    [['train', 'tiny', '--data', 'x', '--seed', ''], /--seed cannot be ''/],
+    [['train', 'tiny', '--data', 'x', '--steps', '5', '--seconds', '5'], /--steps and --seconds exclude each other/],
+    [['train', 'runs/x', '--resume', '--seed', '2', '--set', 'batch=1'], /leave out --seed, --set/],
+    [['inspect', 'tiny', '--set', 'batch'], /--set wants field=value, not 'batch'/],
+    [['inspect', 'tiny', '--set', '=3'], /--set wants field=value/],
+    [['inspect', 'tiny', '--set', 'model.=3'], /--set wants field=value/],
+    [['inspect', 'tiny', '--set', '__proto__.x=3'], /--set wants field=value/],
+    [['inspect', 'tiny', '--set', 'batch.size=3'], /batch has no fields/],
+    [['generate', 'x', '--temperature', '-1'], /--temperature cannot be '-1'/],
+    [['generate', 'x', '--top-p', '1.5'], /--top-p cannot be '1.5'/],
+    [['generate', 'x', '--top-k', '-1'], /--top-k cannot be '-1'/],
+    [['generate', 'x', '--max-tokens', '0'], /--max-tokens cannot be '0'/],
+    [['prepare', 'x', '--out', 'y', '--vocab', '256'], /--vocab cannot be '256'/],
+    [['prepare', 'x', '--out', 'y', '--cap', '0'], /--cap cannot be '0'/],
+    [['quickstart', '--seconds', 'NaN'], /--seconds cannot be 'NaN'/],
+  ];
+  for (const [args, error, next] of cases) {
+    test(`ansatz ${args.map(quoted).join(' ')}`, async () => {
+      const result = await ansatz(args, { env: { ANSATZ_NATIVE: join(root, 'not needed to say this') } });
+      failure(result, 2, error, next);
+      assert.equal(result.stdout, '');
+    });
+  }
+
+  test('with --json also an error event on stdout', async () => {
+    const result = await ansatz(['train', 'tiny', '--steps', 'x', '--json']);
+    failure(result, 2, /--steps cannot be 'x'/);
+    const event = JSON.parse(result.stdout);
+    assert.deepEqual([event.event, event.exitCode], ['error', 2]);
+    assert.match(event.message, /--steps/);
+  });
+});
+
+describe('--json: every line is an object, the last is the result, stderr is empty', () => {
+  test('prepare', async () => {
+    const out = join(root, 'prepared');
+    const result = resultOf(await ansatz(['prepare', text, '--out', out, '--vocab', '400', '--json']), 'prepare');
+    assert.equal(result.vocab, 400);
+    assert.ok((result.trainTokens as number) > 10_000 && (result.heldOutTokens as number) > 100);
+    const baselines = result.baselines as Record<string, { bitsPerByte: number }>;
+    assert.ok(baselines.gzip.bitsPerByte > 1 && baselines.strong.bitsPerByte > 1);
+    for (const file of ['tokenizer.json', 'train.json', 'heldout.json', 'baselines.json'])
+      assert.ok(existsSync(join(out, file)), file);
+  });
+
+  test('train: events in order, and the same ones in the run folder', async () => {
+    const out = join(root, 'json');
+    const lines = jsonLines(
+      await ansatz(['train', recipe, '--data', data.folder, '--out', out, '--steps', '5', '--json']),
+      'train',
+    );
+    const steps = Array.from({ length: 5 }, () => 'step');
+    const kinds = ['run-start', 'plan', ...steps, 'checkpoint', 'eval', 'run-end', 'result'];
+    assert.deepEqual(
+      lines.map((l) => l.event).filter((kind) => kind !== 'fallback'),
+      kinds,
+    );
+    const logged = readFileSync(join(out, 'events.jsonl'), 'utf8').trimEnd().split('\n');
+    assert.deepEqual(
+      logged.map((l) => JSON.parse(l)),
+      lines.slice(0, -1),
+    );
+    for (const file of ['report.json', 'report.html', 'tokenizer.json', 'config.json'])
+      assert.ok(existsSync(join(out, file)), file);
+  });
+
+  test('generate', async () => {
+    const result = resultOf(
+      await ansatz(['generate', run, '--prompt', 'a "b" \n', '--max-tokens', '8', '--json']),
+      'generate',
+    );
+    assert.deepEqual([result.prompt, result.step, result.maxTokens], ['a "b" \n', 20, 8]);
+    assert.equal(typeof result.completion, 'string');
+  });
+
+  test('inspect, with and without a recipe', async () => {
+    const bare = resultOf(await ansatz(['inspect', '--json']), 'inspect');
+    const device = bare.device as Record<string, unknown>;
+    assert.deepEqual([device.kind, bare.recipe], ['cpu', undefined]);
+    assert.ok((device.levels as string[]).includes(device.level as string));
+    const full = resultOf(await ansatz(['inspect', 'tiny', '--set', 'model.depth=2', '--json']), 'inspect');
+    const plan = full.recipe as { parameters: number; byRole: Record<string, number>; fits: boolean };
+    assert.equal(
+      Object.values(plan.byRole).reduce((a, b) => a + b),
+      plan.parameters,
+    );
+    assert.equal(typeof plan.fits, 'boolean');
+  });
+});
+
+describe('for people', () => {
+  test('prepare, train, inspect: plain lines, stderr empty, the next command last', async () => {
+    const prepared = join(root, 'plain-data');
+    const out = join(root, 'plain-run');
+    const first = await ansatz(['prepare', text, '--out', prepared, '--vocab', '384']);
+    const second = await ansatz(['train', recipe, '--data', prepared, '--out', out]);
+    const third = await ansatz(['inspect', recipe]);
+    for (const { code, stderr, stdout } of [first, second, third]) {
+      assert.deepEqual([code, stderr], [0, '']);
+      assert.ok(!stdout.includes('\x1b'), 'no escape sequences in a pipe');
+      assert.doesNotMatch(stdout, /undefined|NaN|\[object/);
+    }
+    assert.equal(first.stdout.trimEnd().split('\n').at(-1), `next: npx ansatz train tiny --data ${prepared}`);
+    assert.match(second.stdout.trimEnd().split('\n').at(-1)!, /^next: npx ansatz generate \S+plain-run --prompt/);
+    assert.match(second.stdout, /held-out loss [\d.]+, [\d.]+ bits\/byte \(gzip -9 [\d.]+, /);
+    assert.match(third.stdout, /fits\s+yes/);
+  });
+
+  test('text is prepared on the way when --data is text, a folder or a file', async () => {
+    for (const [name, from] of [
+      ['from-folder', text],
+      ['from-file', join(text, 'lib-help.js')],
+    ]) {
+      const out = join(root, name);
+      const { code, stderr } = await ansatz(['train', recipe, '--data', from, '--out', out, '--steps', '3']);
+      assert.deepEqual([code, stderr], [0, '']);
+      assert.ok(existsSync(join(`${out}-data`, 'train.json')));
+    }
+  });
+
+  test('--set reaches the config; kinds by name, options of a slot', async () => {
+    const out = join(root, 'set');
+    const settings = ['model.positions=none', 'model.norm.eps=0.001', 'optimiser.lr=0.002', 'name=other', 'steps=2'];
+    const args = ['train', recipe, '--data', data.folder, '--out', out, '--json'];
+    resultOf(await ansatz([...args, ...settings.flatMap((s) => ['--set', s])]), 'train');
+    const { config } = JSON.parse(readFileSync(join(out, 'config.json'), 'utf8'));
+    assert.deepEqual(
+      [config.model.positions, config.model.norm.eps, config.optimiser.lr, config.name, config.steps],
+      [{ kind: 'none' }, 0.001, 0.002, 'other', 2],
+    );
+  });
+
+  test('a recipe of one’s own in TypeScript', async () => {
+    const own = join(root, 'own.ts');
+    writeFileSync(
+      own,
+      `const base = ${JSON.stringify(tinyConfig(data))};
+       interface O { data: string; vocab: number; steps?: number }
+       export default { summary: 'mine', vocab: 300, config: (o: O) => ({ ...base, model: { ...base.model, vocab: o.vocab }, data: { folder: o.data }, steps: o.steps ?? 4 }) };`,
+    );
+    const result = resultOf(
+      await ansatz(['train', own, '--data', text, '--out', join(root, 'own'), '--json']),
+      'train',
+    );
+    assert.equal(result.step, 4);
+  });
+
+  test('a reader that goes away ends the command quietly', async () => {
+    const { spawnSync } = await import('node:child_process');
+    const { stderr, status } = spawnSync(
+      'bash',
+      ['-c', `set -o pipefail; "${process.execPath}" "${bin}" generate "${run}" --max-tokens 400 | head -c 1`],
+      { encoding: 'utf8' },
+    );
+    assert.equal(stderr, '');
+    assert.ok(status === 141 || status === 0, `${status}`);
+  });
+});
+
+describe('generate', () => {
+  const generate = async (...args: string[]): Promise<string> => {
+    const { code, stdout, stderr } = await ansatz(['generate', run, '--max-tokens', '12', ...args]);
+    assert.deepEqual([code, stderr], [0, '']);
+    return stdout;
+  };
+
+  test('prints the prompt and its continuation; the same seed the same text, in every process', async () => {
+    const first = await generate('--prompt', 'function ', '--seed', '4');
+    assert.ok(first.startsWith('function ') && first.length > 12 && first.endsWith('\n'));
+    assert.equal(await generate('--prompt', 'function ', '--seed', '4'), first);
+    assert.notEqual(await generate('--prompt', 'function ', '--seed', '5'), first);
+  });
+
+  test('temperature 0 does not depend on the seed', async () => {
+    const greedy = (seed: string): Promise<string> => generate('--temperature', '0', '--seed', seed);
+    assert.equal(await greedy('1'), await greedy('2'));
+  });
+
+  test('any prompt', async () => {
+    for (const prompt of ['', '👩‍👩‍👧 naïve\n日本', '<|endoftext|>', '--help', 'it\'s "quoted" $HOME `x`'])
+      assert.ok((await generate(`--prompt=${prompt}`)).startsWith(prompt), prompt);
+  });
+
+  test('needs nothing but the run folder', async () => {
+    const alone = join(root, 'alone');
+    const own = join(root, 'own-data');
+    await tinyData(own, text, 300);
+    resultOf(await ansatz(['train', recipe, '--data', own, '--out', alone, '--json']), 'train');
+    const { rmSync } = await import('node:fs');
+    rmSync(own, { recursive: true });
+    const { code, stderr } = await ansatz(['generate', alone, '--max-tokens', '3']);
+    assert.deepEqual([code, stderr], [0, '']);
+  });
+});
+
+describe('commands as they are printed', () => {
+  test('npx in the checkout, node elsewhere, the bare name where it is installed', () => {
+    assert.equal(invocation(checkout, bin), 'npx ansatz');
+    assert.equal(invocation(join(checkout, 'src'), bin), 'npx ansatz');
+    assert.equal(invocation(root, bin), `node ${quoted(bin)}`);
+    assert.equal(invocation(root, '/usr/local/bin/ansatz'), 'ansatz');
+    assert.equal(invocation('/elsewhere', '/elsewhere/node_modules/.bin/ansatz'), 'npx ansatz');
+  });
+  test('only commands are rewritten', () => {
+    assert.equal(
+      spoken('`ansatz train x` of ansatz, or\n  ansatz --help', 'A'),
+      '`A train x` of ansatz, or\n  A --help',
+    );
+    assert.equal(spoken('npx ansatz train', 'A').includes('npx'), true);
+  });
+  test('words for a shell, and short paths', () => {
+    assert.deepEqual(['a/b-1.ts', 'a b', "it's", ''].map(quoted), ['a/b-1.ts', "'a b'", "'it'\\''s'", "''"]);
+    assert.deepEqual([shortPath('/a/b/c', '/a'), shortPath('/x', '/a'), shortPath('/a', '/a')], ['b/c', '/x', '.']);
+  });
+});
