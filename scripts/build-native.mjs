@@ -33,6 +33,8 @@ const common = [
   '-fvisibility=hidden',
   '-Wall',
   '-Wno-psabi',
+  '-Wno-maybe-uninitialized', // GCC 12 reports its own AVX-512 headers
+  '-Wno-unknown-warning-option',
   '-Wno-unused-function',
   '-pthread',
 ];

@@ -32,7 +32,15 @@ typedef uint16_t vh_u __attribute__((vector_size(W * 2), aligned(2), may_alias))
 
 #define ANSATZ_INLINE inline __attribute__((always_inline))
 
-ANSATZ_INLINE vf splat(float x) { return vf{} + x; }
+ANSATZ_INLINE vf splat(float x) {   // vf{} + x would be an addition, and lose the sign of -0
+#if defined(__AVX512F__)
+  return (vf)_mm512_set1_ps(x);
+#elif defined(__AVX2__)
+  return (vf)_mm256_set1_ps(x);
+#else
+  return vf{x, x, x, x};
+#endif
+}
 ANSATZ_INLINE vi splat_i(int32_t x) { return vi{} + x; }
 ANSATZ_INLINE vf select(vi mask, vf a, vf b) { return mask ? a : b; }   // mask lanes are 0 or -1
 ANSATZ_INLINE vf vmax(vf a, vf b) { return a > b ? a : b; }             // b where a is NaN

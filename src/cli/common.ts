@@ -28,18 +28,19 @@ export function action<A extends unknown[]>(
         try {
           await run(output, ...(all as A));
         } catch (error) {
-          throw inThisShell(error);
+          throw inThisShell(error, `ansatz ${command.name()} --help`);
         }
       });
     });
 }
 
-/** The same error, its next command as it must be typed here. */
-export function inThisShell(error: unknown): unknown {
-  if (!(error instanceof AnsatzError) || error.hint === undefined) return error;
-  const hint = spoken(error.hint);
-  const usage = error instanceof UsageError;
-  return usage ? new UsageError(error.message, { hint }) : new AnsatzError(error.message, { hint, cause: error });
+/** The same error with a next command as it must be typed here; `help` is the one for an error that names none. */
+export function inThisShell(error: unknown, help = 'ansatz --help'): unknown {
+  if (!(error instanceof AnsatzError)) return error;
+  const hint = spoken(error.hint ?? help);
+  return error instanceof UsageError
+    ? new UsageError(error.message, { hint })
+    : new AnsatzError(error.message, { hint, cause: error });
 }
 
 /** A parser for a numeric option. */
@@ -66,6 +67,21 @@ export interface RecipeOptions {
   seed?: number;
 }
 
+/** A recipe's config with what the command line changes in it. */
+export async function configured(
+  recipe: Recipe,
+  options: RecipeOptions,
+  settings: readonly string[] = [],
+): Promise<TrainConfigInput> {
+  const { trainConfigSchema } = await import('../train/config.ts');
+  const input = recipe.config(options);
+  // With every default filled in, an option of a part that the recipe leaves out finds that part.
+  const full = trainConfigSchema.safeParse(input);
+  const config = full.success ? full.data : input;
+  applySettings(config, settings);
+  return config;
+}
+
 export interface Recipe {
   /** Vocabulary to train a tokenizer with, when the data is text. */
   readonly vocab: number;
@@ -73,7 +89,7 @@ export interface Recipe {
   config(options: RecipeOptions): TrainConfigInput;
 }
 
-const recipesFolder = join(dirname(fileURLToPath(import.meta.url)), '..', '..', 'recipes');
+const recipesFolder = resolve(dirname(fileURLToPath(import.meta.url)), '..', '..', 'recipes');
 
 /** Names of the recipes that come with the project. */
 export const recipeNames = (): string[] =>
@@ -104,11 +120,20 @@ export async function loadRecipe(nameOrPath: string): Promise<Recipe> {
 }
 
 async function importRecipe(path: string): Promise<Recipe> {
-  const module = (await import(pathToFileURL(path).href)) as { default?: Recipe };
-  const recipe = module.default;
+  const recipe = await defaultExport(path);
   if (typeof recipe?.config !== 'function') throw new Error('it has no default export with a config() function');
   if (!Number.isInteger(recipe.vocab)) throw new Error('its default export has no vocab, a whole number');
   return recipe;
+}
+
+async function defaultExport(path: string): Promise<Recipe | undefined> {
+  const url = pathToFileURL(path).href;
+  if (dirname(path) === recipesFolder || !/\.m?ts$/.test(path))
+    return ((await import(url)) as { default?: Recipe }).default;
+  // A .ts file of the user's lies in a package of its own or in none, where Node may take it for CommonJS.
+  const { tsImport } = await import('tsx/esm/api');
+  const module = (await tsImport(url, import.meta.url)) as { default?: Recipe & { default?: Recipe } };
+  return module.default?.default ?? module.default;
 }
 
 /** A .json file holds the fields of a run config; what the command line says about data, steps and seed goes first. */
@@ -148,30 +173,36 @@ function checked(path: string, recipe: Recipe): Recipe {
 
 const firstLine = (error: unknown): string => (error instanceof Error ? error.message : String(error)).split('\n')[0];
 
-/** Sets dotted fields of a config from "path=value" words; values are JSON, or text when they are not. */
+/**
+ * Sets dotted fields of a config from "path=value" words; values are JSON, or text when they are not. Another kind for
+ * a part starts from that kind's defaults.
+ */
 export function applySettings(config: object, settings: readonly string[] = []): void {
   for (const setting of settings) {
     const at = setting.indexOf('=');
     const parts = setting.slice(0, Math.max(0, at)).split('.');
     if (parts.some((part) => !/^\w+$/.test(part) || part === '__proto__'))
       throw new UsageError(`--set wants field=value, not '${setting}'`, { hint: '--set optimiser.lr=0.001' });
-    const text = setting.slice(at + 1);
-    let value: unknown = text;
-    try {
-      value = JSON.parse(text);
-    } catch {
-      // Plain text is a string.
-    }
+    const last = parts.pop()!;
+    const value = parsedValue(setting.slice(at + 1));
     let target = config as Record<string, unknown>;
-    for (const part of parts.slice(0, -1)) {
+    for (const part of parts) {
       // A slot may be given as its kind alone; an option of it makes it an object.
       if (typeof target[part] === 'string') target[part] = { kind: target[part] };
-      if (Object.hasOwn(target, part) && target[part] === undefined) delete target[part];
-      const next = Object.hasOwn(target, part) ? target[part] : (target[part] = {});
+      const next = Object.hasOwn(target, part) && target[part] !== undefined ? target[part] : (target[part] = {});
       if (typeof next !== 'object' || next === null)
         throw new UsageError(`--set ${setting}: ${part} has no fields`, { hint: 'docs/train.md lists them' });
       target = next as Record<string, unknown>;
     }
-    target[parts[parts.length - 1]] = value;
+    if (last === 'kind' && target.kind !== value) for (const field of Object.keys(target)) delete target[field];
+    target[last] = value;
+  }
+}
+
+function parsedValue(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
   }
 }

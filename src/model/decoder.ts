@@ -5,18 +5,21 @@
  */
 import type { Device } from '../backend/device.ts';
 import {
+  buildParametrisation,
   buildSlot,
   childOf,
   type ForwardContext,
   type Mixer,
   type Module,
   type Norm,
+  type ParamSpec,
   type ParamTree,
+  type SlotContext,
   tensorOf,
 } from '../nn/index.ts';
-import { add, dropout, embedding, linearCrossEntropy, matmul, type Tensor } from '../tensor/index.ts';
+import { add, affine, dropout, embedding, type Tensor } from '../tensor/index.ts';
 import type { Batch, Loss, Model } from './model.ts';
-import { headWidth, type ModelSpec } from './spec.ts';
+import { blockSlot, headWidth, type ModelSpec } from './spec.ts';
 
 interface Block extends Module {
   forward(p: ParamTree, x_BTd: Tensor, c: ForwardContext): Tensor;
@@ -34,44 +37,28 @@ function block(norm1: Norm, attention: Mixer, norm2: Norm, ffn: Mixer): Block {
 }
 
 export function buildDecoder(spec: ModelSpec): Model {
-  const { width, depth, vocab, context } = spec;
-  const dims = { width, depth, vocab, context };
-  const d = headWidth(spec);
-  const positions = buildSlot('positions', spec.positions, { dims, positions: {}, headWidth: d });
-  const slots = { dims, positions, headWidth: d };
-  const norm = (): Norm => buildSlot('norm', spec.norm, slots);
-  const blocks = Array.from({ length: depth }, () =>
-    block(norm(), buildSlot('attention', spec.attention, slots), norm(), buildSlot('ffn', spec.ffn, slots)),
-  );
-  const finalNorm = norm();
-  const table = {
-    shape: [vocab, width],
-    init: { kind: 'normal', std: spec.embeddingStd },
-    fanIn: 1,
-    fanOut: width,
-    decay: true,
-  } as const;
-  const embed: Module = { params: { weight: { ...table, role: 'embedding' } } };
-  const head: Module = spec.tied
-    ? {}
-    : {
-        params: {
-          weight: {
-            ...table,
-            role: 'output',
-            init: { kind: 'normal', std: 1 / Math.sqrt(width) },
-            fanIn: width,
-            fanOut: vocab,
-          },
-        },
-      };
-
-  const output = (p: ParamTree): Tensor => tensorOf(childOf(p, spec.tied ? 'embed' : 'head'), 'weight');
+  const { width, depth, vocab, context, tied } = spec;
+  const dims = { width, depth, vocab, context, tied };
+  const parametrisation = buildParametrisation(spec.parametrisation, { width, depth, headWidth: headWidth(spec) });
+  const { scales } = parametrisation;
+  const shared = { dims, headWidth: headWidth(spec), scales, zLoss: spec.zLoss };
+  const positions = buildSlot('positions', spec.positions, { ...shared, positions: {}, layer: 0 });
+  const at = (layer: number): SlotContext => ({ ...shared, positions, layer });
+  const norm = (layer: number): Norm => buildSlot('norm', spec.norm, at(layer));
+  const blocks = Array.from({ length: depth }, (_, k) => {
+    const attention = buildSlot('attention', blockSlot(spec, 'attention', k), at(k));
+    return block(norm(k), attention, norm(k), buildSlot('ffn', blockSlot(spec, 'ffn', k), at(k)));
+  });
+  const finalNorm = norm(depth);
+  const head = buildSlot('head', spec.head, at(depth));
+  const embed: Module = { params: { weight: embeddingTable(spec) } };
+  const table = (p: ParamTree): Tensor => tensorOf(childOf(p, 'embed'), 'weight');
 
   const hidden = (p: ParamTree, batch: Pick<Batch, 'inputs' | 'segments' | 'positions'>, c: ForwardContext): Tensor => {
     const positionParams = childOf(p, 'positions');
     const inner: ForwardContext = { ...c, segments: batch.segments, positions: batch.positions, positionParams };
-    let x_BTd = embedding(tensorOf(childOf(p, 'embed'), 'weight'), batch.inputs, 'f32');
+    let x_BTd = embedding(table(p), batch.inputs, 'f32');
+    if (scales.embedding !== 1) x_BTd = affine(x_BTd, scales.embedding, 0);
     if (positions.embed) x_BTd = positions.embed(positionParams, x_BTd, inner);
     if (inner.random && spec.dropout > 0) x_BTd = dropout(x_BTd, inner.random, spec.dropout, inner.nextStream());
     const trees = childOf(p, 'blocks');
@@ -83,6 +70,7 @@ export function buildDecoder(spec: ModelSpec): Model {
 
   return {
     spec,
+    adjust: parametrisation.param,
     children: {
       embed,
       positions: { params: positions.params, children: positions.children },
@@ -92,16 +80,26 @@ export function buildDecoder(spec: ModelSpec): Model {
     },
     prepare: (device: Device) => positions.prepare?.(device),
     hidden,
-    logits: (p, h, c) => matmul(h, output(p), { transB: true, compute: c.compute, out: 'f32' }),
+    logits: (p, h, c) => head.logits(childOf(p, 'head'), table(p), h, c),
     loss: (p, batch, c): Loss => {
       const h = hidden(p, batch, c);
-      const { loss, rows } = linearCrossEntropy(h, output(p), batch.targets, batch.weights, {
-        zLoss: spec.zLoss,
-        compute: c.compute,
-      });
+      const { loss, rows } = head.loss(childOf(p, 'head'), table(p), h, batch.targets, batch.weights, c);
       let total = loss;
       for (const term of c.losses.values()) total = add(total, term);
       return { total, rows };
     },
+  };
+}
+
+/** The embedding matrix [V, d] of a spec. */
+export function embeddingTable(spec: ModelSpec): ParamSpec {
+  const { vocab, width, embeddingStd } = spec;
+  return {
+    shape: [vocab, width],
+    init: { kind: 'normal', std: embeddingStd },
+    role: 'embedding',
+    fanIn: 1,
+    fanOut: width,
+    decay: true,
   };
 }

@@ -4,7 +4,7 @@
  */
 import { z } from 'zod';
 import { AnsatzError } from '../backend/errors.ts';
-import { type SlotConfig, slotSchema } from '../nn/index.ts';
+import { parametrisationSchema, type SlotConfig, slotSchema } from '../nn/index.ts';
 
 export const modelSpecSchema = z.strictObject({
   /** How blocks are stacked; layouts register themselves (src/model/layouts.ts). */
@@ -26,8 +26,23 @@ export const modelSpecSchema = z.strictObject({
   /** Standard deviation of the embeddings at the start. */
   embeddingStd: z.number().positive().default(0.02),
   dropout: z.number().min(0).lt(1).default(0),
-  /** Coefficient of the z-loss on logits. */
+  /** Coefficient of lse^2, which keeps logits from drifting (z-loss; Chowdhery et al. 2022). */
   zLoss: z.number().min(0).default(0),
+  /** From hidden states to logits and loss. */
+  head: slotSchema('head').prefault({ kind: 'linear' }),
+  /** How initialisation, learning rates and forward factors depend on the sizes. */
+  parametrisation: parametrisationSchema.prefault('standard'),
+  /** Blocks that differ from the rest: the parts named here replace those above. */
+  overrides: z
+    .array(
+      z.strictObject({
+        /** Indices of blocks; negative ones count from the end. */
+        layers: z.array(z.int()).min(1),
+        attention: slotSchema('attention').optional(),
+        ffn: slotSchema('ffn').optional(),
+      }),
+    )
+    .default([]),
 });
 
 export type ModelSpec = z.output<typeof modelSpecSchema>;
@@ -48,6 +63,12 @@ export function parseSpec(input: unknown): ModelSpec {
     throw new AnsatzError(`model spec: ${describeIssues(parsed.error)}`, { hint: 'see docs/spec.md for the fields' });
   const spec = parsed.data;
   headWidth(spec);
+  for (const o of spec.overrides)
+    for (const k of o.layers)
+      if (k >= spec.depth || k < -spec.depth)
+        throw new AnsatzError(`model spec: overrides name block ${k}, the model has ${spec.depth}`, {
+          hint: `use indices from 0 to ${spec.depth - 1}, or -1 for the last`,
+        });
   return spec;
 }
 
@@ -61,4 +82,12 @@ export function headWidth(spec: Pick<ModelSpec, 'width' | 'attention'>): number 
       hint: `use a number of heads that divides ${spec.width}, or set attention.headWidth`,
     });
   return spec.width / heads;
+}
+
+/** What stands in a block's slot: an override if one names the block (the last one wins), else the spec's own. */
+export function blockSlot(spec: ModelSpec, slot: 'attention' | 'ffn', layer: number): SlotConfig {
+  let found: SlotConfig = spec[slot];
+  for (const o of spec.overrides)
+    if (o[slot] && o.layers.some((k) => (k < 0 ? k + spec.depth : k) === layer)) found = o[slot];
+  return found;
 }

@@ -1,8 +1,8 @@
 /** Attention slot: softmax attention with grouped-query heads, an optional window, and fused projections. */
 import { z } from 'zod';
 import { AnsatzError } from '../backend/errors.ts';
-import { add, attentionPacked, dropout, reshape } from '../tensor/index.ts';
-import { linear, matrix, vector } from './linear.ts';
+import { attentionPacked, reshape } from '../tensor/index.ts';
+import { linear, matrix, vector, writeBranch } from './linear.ts';
 import { type ParamSpec, tensorOf } from './module.ts';
 import { registerSlot } from './slots.ts';
 
@@ -21,7 +21,7 @@ registerSlot({
     bias: z.boolean().default(false),
     dropout: z.number().min(0).lt(1).default(0),
   }),
-  build: (config, { dims, positions, headWidth: d }) => {
+  build: (config, { dims, positions, headWidth: d, scales }) => {
     const { heads, window, bias } = config;
     const kvHeads = config.kvHeads ?? heads;
     if (heads % kvHeads)
@@ -37,20 +37,21 @@ registerSlot({
         const [b, t] = x.shape;
         let qkv = linear(x, tensorOf(p, 'qkv'), c, { bias: bias ? tensorOf(p, 'qkvBias') : null });
         qkv = reshape(qkv, [b, t, heads + 2 * kvHeads, d]);
-        if (positions.rotate) qkv = positions.rotate(qkv, heads + kvHeads, c);
+        if (positions.rotate) qkv = positions.rotate(qkv, heads, kvHeads, c);
         const relative = positions.bias ? positions.bias(c.positionParams, heads, t, t, c) : null;
         const mixed = attentionPacked(qkv, heads, kvHeads, {
           causal: true,
           window,
+          scale: scales.attention(d),
           segments: c.segments,
           bias: relative,
         });
         const flat = reshape(mixed, [b, t, heads * d]);
-        const outBias = bias ? tensorOf(p, 'outBias') : null;
-        if (!c.random || config.dropout === 0)
-          return linear(flat, tensorOf(p, 'out'), c, { bias: outBias, addend: residual, out: 'f32' });
-        const y = linear(flat, tensorOf(p, 'out'), c, { bias: outBias, out: 'f32' });
-        return add(residual, dropout(y, c.random, config.dropout, c.nextStream()));
+        return writeBranch(flat, tensorOf(p, 'out'), residual, c, {
+          bias: bias ? tensorOf(p, 'outBias') : null,
+          scale: scales.branch,
+          dropout: config.dropout,
+        });
       },
     };
   },

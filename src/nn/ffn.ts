@@ -1,12 +1,18 @@
 /** Feed-forward slot: a plain two-matrix layer, or a gated one. */
 import { z } from 'zod';
-import { add, dropout, gelu, geluErf, glu, relu, relu2, silu, type Tensor } from '../tensor/index.ts';
+import { gelu, geluErf, glu, relu, relu2, silu, type Tensor } from '../tensor/index.ts';
 import type { ForwardContext } from './context.ts';
-import { linear, matrix, vector } from './linear.ts';
+import { linear, matrix, vector, writeBranch } from './linear.ts';
 import { type ParamSpec, type ParamTree, tensorOf } from './module.ts';
+import type { Scales } from './parametrise.ts';
 import { type ModelDims, registerSlot } from './slots.ts';
 
 const activations = { gelu, gelu_erf: geluErf, relu, relu2, silu } as const;
+
+interface Options {
+  readonly bias: boolean;
+  readonly dropout: number;
+}
 
 const shared = {
   /** Units of the hidden layer. */
@@ -15,18 +21,12 @@ const shared = {
   dropout: z.number().min(0).lt(1).default(0),
 };
 
-function down(
-  p: ParamTree,
-  h: Tensor,
-  residual: Tensor,
-  c: ForwardContext,
-  o: { bias: boolean; dropout: number },
-): Tensor {
-  const bias = o.bias ? tensorOf(p, 'downBias') : null;
-  if (!c.random || o.dropout === 0) return linear(h, tensorOf(p, 'down'), c, { bias, addend: residual, out: 'f32' });
-  const y = linear(h, tensorOf(p, 'down'), c, { bias, out: 'f32' });
-  return add(residual, dropout(y, c.random, o.dropout, c.nextStream()));
-}
+const down = (p: ParamTree, h: Tensor, residual: Tensor, c: ForwardContext, o: Options, scales: Scales): Tensor =>
+  writeBranch(h, tensorOf(p, 'down'), residual, c, {
+    bias: o.bias ? tensorOf(p, 'downBias') : null,
+    scale: scales.branch,
+    dropout: o.dropout,
+  });
 
 const params = (dims: ModelDims, inner: number, hidden: number, bias: boolean): Record<string, ParamSpec> => ({
   up: matrix(inner, dims.width),
@@ -42,11 +42,11 @@ registerSlot({
     ...shared,
     activation: z.enum(['gelu', 'gelu_erf', 'relu', 'relu2', 'silu']).default('gelu'),
   }),
-  build: (o, { dims }) => ({
+  build: (o, { dims, scales }) => ({
     params: params(dims, o.hidden, o.hidden, o.bias),
     forward: (p, x, residual, c) => {
       const h = linear(x, tensorOf(p, 'up'), c, { bias: o.bias ? tensorOf(p, 'upBias') : null });
-      return down(p, activations[o.activation](h), residual, c, o);
+      return down(p, activations[o.activation](h), residual, c, o, scales);
     },
   }),
 });
@@ -59,11 +59,11 @@ registerSlot({
     ...shared,
     activation: z.enum(['silu', 'gelu', 'relu', 'sigmoid', 'identity', 'gelu_erf']).default('silu'),
   }),
-  build: (o, { dims }) => ({
+  build: (o, { dims, scales }) => ({
     params: params(dims, 2 * o.hidden, o.hidden, o.bias),
     forward: (p, x, residual, c) => {
       const h = linear(x, tensorOf(p, 'up'), c, { bias: o.bias ? tensorOf(p, 'upBias') : null });
-      return down(p, glu(h, o.activation), residual, c, o);
+      return down(p, glu(h, o.activation), residual, c, o, scales);
     },
   }),
 });

@@ -1,9 +1,11 @@
 /** Layers. Importing this registers the built-in kinds of every slot. */
 import './attention.ts';
 import './ffn.ts';
+import './head.ts';
 import './norm.ts';
 import './positions.ts';
 
 export { type ForwardContext, forwardContext } from './context.ts';
 export * from './module.ts';
+export * from './parametrise.ts';
 export * from './slots.ts';

@@ -1,6 +1,6 @@
 /** Weight matrices: stored [out, in] as the ecosystem does, kept in f32, multiplied in the context's precision. */
 import type { DType } from '../backend/dtype.ts';
-import { matmul, type Tensor } from '../tensor/index.ts';
+import { add, affine, dropout, matmul, type Tensor } from '../tensor/index.ts';
 import type { ForwardContext } from './context.ts';
 import type { ParamSpec } from './module.ts';
 
@@ -17,18 +17,36 @@ export function vector(size: number, value: number): ParamSpec {
   return { shape: [size], init: { kind: 'constant', value }, role: 'vector', fanIn: 1, fanOut: size, decay: false };
 }
 
-/** x W^T (+ bias) (+ addend). x [..., in], w [out, in] -> [..., out]. */
+/** alpha x W^T (+ bias) (+ addend). x [..., in], w [out, in] -> [..., out]. */
 export function linear(
   x: Tensor,
   w: Tensor,
   c: ForwardContext,
-  options: { bias?: Tensor | null; addend?: Tensor | null; out?: DType } = {},
+  options: { bias?: Tensor | null; addend?: Tensor | null; out?: DType; alpha?: number } = {},
 ): Tensor {
   return matmul(x, w, {
     transB: true,
     compute: c.compute,
     bias: options.bias ?? null,
     addend: options.addend ?? null,
+    alpha: options.alpha ?? 1,
     out: options.out ?? c.activation,
   });
+}
+
+/**
+ * residual + scale dropout(x W^T + bias): how a branch writes to the f32 residual stream. Without dropout the sum is
+ * fused into the product.
+ */
+export function writeBranch(
+  x: Tensor,
+  w: Tensor,
+  residual: Tensor,
+  c: ForwardContext,
+  o: { bias: Tensor | null; scale: number; dropout: number },
+): Tensor {
+  const bias = o.bias && o.scale !== 1 ? affine(o.bias, o.scale, 0) : o.bias;
+  const options = { bias, out: 'f32', alpha: o.scale } as const;
+  if (!c.random || o.dropout === 0) return linear(x, w, c, { ...options, addend: residual });
+  return add(residual, dropout(linear(x, w, c, options), c.random, o.dropout, c.nextStream()));
 }

@@ -24,11 +24,21 @@ export interface ParamSpec {
   readonly fanOut: number;
   /** Whether weight decay applies: to matrices, not to norms and biases. */
   readonly decay: boolean;
+  /** False for state that is saved with the weights but has no gradient (balancing biases, running counts). */
+  readonly trainable?: boolean;
+  /** Factors on the optimiser's learning rate, weight decay and epsilon for this parameter; 1 when absent. */
+  readonly lrMult?: number;
+  readonly decayMult?: number;
+  readonly epsMult?: number;
 }
 
 export interface Module {
   readonly params?: Readonly<Record<string, ParamSpec>>;
   readonly children?: Readonly<Record<string, Module>>;
+  /** Replaces the specs of the parameters below, by name (parametrisations). */
+  adjust?(p: NamedParam): ParamSpec;
+  /** In-place updates of untrained state at the end of an optimiser step, inside the captured step. */
+  afterStep?(p: ParamTree): void;
 }
 
 /** Tensors under the names their modules gave them. */
@@ -44,11 +54,23 @@ export interface NamedParam {
 export function declared(module: Module, prefix = ''): NamedParam[] {
   const own = Object.entries(module.params ?? {}).map(([name, spec]) => ({ path: prefix + name, spec }));
   const below = Object.entries(module.children ?? {}).flatMap(([name, child]) => declared(child, `${prefix}${name}.`));
-  return [...own, ...below];
+  const all = [...own, ...below];
+  return module.adjust ? all.map((p) => ({ ...p, spec: module.adjust!(p) })) : all;
 }
 
+export const isTrainable = (p: NamedParam): boolean => p.spec.trainable !== false;
+
+/** Trainable parameters. */
 export const countParams = (module: Module): number =>
-  declared(module).reduce((n, p) => n + sizeOfShape(p.spec.shape), 0);
+  declared(module)
+    .filter(isTrainable)
+    .reduce((n, p) => n + sizeOfShape(p.spec.shape), 0);
+
+/** Runs every module's afterStep, children after their parents. */
+export function afterStep(module: Module, p: ParamTree): void {
+  module.afterStep?.(p);
+  for (const [name, child] of Object.entries(module.children ?? {})) afterStep(child, childOf(p, name));
+}
 
 /** FNV-1a: a parameter's random stream depends on its own path only, so that adding a part leaves the others' values. */
 function streamOf(path: string): number {
@@ -66,7 +88,7 @@ export function initialise(module: Module, device: Device, seed: number): ParamT
         spec.init.kind === 'normal'
           ? normal(random, spec.shape, streamOf(path), 0, spec.init.std)
           : fill(device, spec.shape, spec.init.value);
-      return t.parameter();
+      return spec.trainable === false ? t.keep() : t.parameter();
     });
     random.tensor.dispose();
     return tree;

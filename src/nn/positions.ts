@@ -56,9 +56,9 @@ registerSlot({
     };
     return {
       prepare: (device) => void on(device),
-      rotate: (qkv, heads, c) => {
+      rotate: (qkv, heads, kvHeads, c) => {
         const { cos, sin } = on(c.device);
-        return rope(qkv, cos, sin, { rotated: heads, interleaved, positions: c.positions });
+        return rope(qkv, cos, sin, { rotated: heads + kvHeads, interleaved, positions: c.positions });
       },
     };
   },

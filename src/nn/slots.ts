@@ -1,5 +1,5 @@
 /**
- * A model is a layout with slots: attention, ffn, norm, positions. What can stand in a slot registers itself here with
+ * A model is a layout with slots: attention, ffn, norm, positions, head. What can stand in a slot registers itself here with
  * its options and how to build it; a trick is one more registration. Shared code never asks which kind it has.
  */
 import { z } from 'zod';
@@ -8,6 +8,7 @@ import { AnsatzError } from '../backend/errors.ts';
 import type { Tensor } from '../tensor/index.ts';
 import type { ForwardContext } from './context.ts';
 import type { Module, ParamTree } from './module.ts';
+import type { Scales } from './parametrise.ts';
 
 /** Sizes that every part may need. */
 export interface ModelDims {
@@ -15,6 +16,8 @@ export interface ModelDims {
   readonly depth: number;
   readonly vocab: number;
   readonly context: number;
+  /** Whether the output matrix is the embedding matrix. */
+  readonly tied: boolean;
 }
 
 /** Normalises rows; gives the activation dtype. */
@@ -31,18 +34,41 @@ export interface Mixer extends Module {
 export interface Positions extends Module {
   /** Adds to the embeddings [B,T,d]. */
   embed?(p: ParamTree, x: Tensor, c: ForwardContext): Tensor;
-  /** Turns the first `heads` heads of a packed [B,T,heads+...,D] tensor. */
-  rotate?(qkv: Tensor, heads: number, c: ForwardContext): Tensor;
+  /** Turns the query heads and the key heads that stand first in a packed [B,T,heads+kvHeads+...,D] tensor. */
+  rotate?(qkv: Tensor, heads: number, kvHeads: number, c: ForwardContext): Tensor;
   /** Makes its constants on a device, before a step is captured there. */
   prepare?(device: Device): void;
   /** Bias on attention logits by relative distance, f32 [H, Tq+Tk-1]; p is the model's `positions` part. */
   bias?(p: ParamTree, heads: number, tq: number, tk: number, c: ForwardContext): Tensor;
 }
 
+/** From final hidden states to logits and loss. `table` is the embedding matrix [V,d], which a tied head shares. */
+export interface Head extends Module {
+  /** [..., V] in f32. */
+  logits(p: ParamTree, table: Tensor, h: Tensor, c: ForwardContext): Tensor;
+  /** sum(weights * cross-entropy) as a scalar, and the unweighted loss of each position. */
+  loss(
+    p: ParamTree,
+    table: Tensor,
+    h: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    c: ForwardContext,
+  ): { loss: Tensor; rows: Tensor };
+}
+
 export interface SlotContext {
   readonly dims: ModelDims;
   /** The positions of the model, for the parts that apply them. */
   readonly positions: Positions;
+  /** Width of an attention head. */
+  readonly headWidth: number;
+  /** Which block the part is for, counted from 0; depth for parts after the last block. */
+  readonly layer: number;
+  /** Factors that keep activations and updates the same size at any width and depth. */
+  readonly scales: Scales;
+  /** Coefficient of lse^2 in the loss. */
+  readonly zLoss: number;
 }
 
 interface Slots {
@@ -50,6 +76,7 @@ interface Slots {
   attention: Mixer;
   ffn: Mixer;
   positions: Positions;
+  head: Head;
 }
 export type SlotName = keyof Slots;
 
@@ -61,7 +88,7 @@ export interface SlotKind<N extends SlotName, C> {
   /** Options besides `kind`, with defaults. */
   readonly options: z.ZodType<C>;
   /** @throws AnsatzError when the options do not fit the model's sizes. */
-  build(config: C, context: SlotContext & { readonly headWidth: number }): Slots[N];
+  build(config: C, context: SlotContext): Slots[N];
 }
 
 const registry = new Map<string, SlotKind<SlotName, unknown>>();
@@ -96,11 +123,7 @@ export function slotSchema(slot: SlotName): z.ZodType<SlotConfig> {
 }
 
 /** Builds what stands in a slot. */
-export function buildSlot<N extends SlotName>(
-  slot: N,
-  config: SlotConfig,
-  context: SlotContext & { headWidth: number },
-): Slots[N] {
+export function buildSlot<N extends SlotName>(slot: N, config: SlotConfig, context: SlotContext): Slots[N] {
   const known = registry.get(`${slot}:${config.kind}`);
   if (!known) throw new AnsatzError(`unknown ${slot} '${config.kind}'`);
   return known.build(config, context) as Slots[N];

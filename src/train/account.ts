@@ -7,7 +7,7 @@ import type { KernelCall } from '../backend/device.ts';
 import { AnsatzError } from '../backend/errors.ts';
 import { MetaDevice } from '../backend/meta/device.ts';
 import { buildModel } from '../model/model.ts';
-import { declared, forwardContext, initialise } from '../nn/index.ts';
+import { countParams, declared, forwardContext, initialise, isTrainable } from '../nn/index.ts';
 import { noGrad, scope, sizeOfShape, trace } from '../tensor/index.ts';
 import type { TrainConfig } from './config.ts';
 import { DeviceBatch, TrainStep } from './step.ts';
@@ -65,13 +65,14 @@ export function accountFor(config: TrainConfig): Account {
     programs.reduce((n, { program, times }) => n + times * program.calls.reduce((m, c) => m + of(c), 0), 0);
 
   const byRole: Record<string, number> = {};
-  for (const { spec } of declared(model)) byRole[spec.role] = (byRole[spec.role] ?? 0) + sizeOfShape(spec.shape);
+  for (const { spec } of declared(model).filter(isTrainable))
+    byRole[spec.role] = (byRole[spec.role] ?? 0) + sizeOfShape(spec.shape);
   const optimiser = [...step.optimiser.state.values()].reduce((n, t) => n + t.storage.memory.bytes, 0);
   const arena = programs.reduce((n, { program }) => n + program.arenaBytes, 0);
   const live = device.memory().liveBytes;
   const forwardFlops = productFlops(forward) / tokens;
   return {
-    parameters: declared(model).reduce((n, p) => n + sizeOfShape(p.spec.shape), 0),
+    parameters: countParams(model),
     byRole,
     forwardFlopsPerToken: forwardFlops,
     modelFlopsPerToken: 3 * forwardFlops,

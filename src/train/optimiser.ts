@@ -32,7 +32,8 @@ function makeAdamW(config: OptimiserConfig, params: readonly TrainedParam[], dev
     },
     update: (grads, scalars) => {
       params.forEach((p, k) => {
-        const options = { lrMult: 1, beta1, beta2, eps, decay: p.spec.decay ? decay : 0 };
+        const { lrMult = 1, decayMult = 1, epsMult = 1 } = p.spec;
+        const options = { lrMult, beta1, beta2, eps: eps * epsMult, decay: p.spec.decay ? decay * decayMult : 0 };
         adamw(p.tensor, of('m', p), of('v', p), grads[k], scalars, null, options);
       });
     },

@@ -16,7 +16,7 @@ import type { Tensor } from '../tensor/index.ts';
 import { parseTrainConfig, type TrainConfig } from './config.ts';
 import type { Checkpoint } from './run/checkpoint.ts';
 import type { TensorSource } from './safetensors.ts';
-import { trainedParams } from './step.ts';
+import { namedTensors } from './step.ts';
 
 export interface RunData {
   readonly tokenizer: Tokenizer;
@@ -118,7 +118,7 @@ export function freshModel(input: unknown): LoadedModel {
 /** A model with a checkpoint's parameters. */
 export async function loadModel(input: unknown, checkpoint: Checkpoint): Promise<LoadedModel> {
   const loaded = freshModel(input);
-  const named = trainedParams(loaded.model, loaded.params).map((p): [string, Tensor] => [p.path, p.tensor]);
+  const named = namedTensors(loaded.model, loaded.params).map((p): [string, Tensor] => [p.path, p.tensor]);
   await loadTensors(checkpoint, 'model', named);
   return loaded;
 }

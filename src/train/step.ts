@@ -6,7 +6,7 @@
 import type { Device } from '../backend/device.ts';
 import type { TokenBatch } from '../data/types.ts';
 import type { Batch, Model } from '../model/model.ts';
-import { declared, flatten, forwardContext, type ParamTree } from '../nn/index.ts';
+import { afterStep, declared, flatten, forwardContext, isTrainable, type ParamTree } from '../nn/index.ts';
 import {
   accumulate,
   assign,
@@ -25,8 +25,8 @@ import type { TrainConfig } from './config.ts';
 import { makeOptimiser, type Optimiser, type TrainedParam } from './optimiser.ts';
 import { scheduleFactor } from './schedule.ts';
 
-/** Parameters in the order that the model declares them, with their tensors. */
-export function trainedParams(model: Model, params: ParamTree): TrainedParam[] {
+/** Parameters (and saved state) in the order that the model declares them, with their tensors. */
+export function namedTensors(model: Model, params: ParamTree): TrainedParam[] {
   const tensors = new Map(flatten(params).map(({ path, tensor }) => [path, tensor]));
   return declared(model).map((p) => ({ ...p, tensor: tensors.get(p.path)! }));
 }
@@ -84,16 +84,18 @@ export class TrainStep {
 
   constructor(device: Device, model: Model, params: ParamTree, config: TrainConfig, length: number) {
     this.config = config;
-    this.params = trainedParams(model, params);
-    this.optimiser = makeOptimiser(config.optimiser, this.params, device);
+    this.params = namedTensors(model, params);
+    const trained = this.params.filter(isTrainable);
+    this.optimiser = makeOptimiser(config.optimiser, trained, device);
     this.batch = new DeviceBatch(device, config.batch, length, !config.data.crossDocuments);
     this.scalars = Tensor.from(device, [0, 1, 1, 1, 1, 0, 0, 0], [8]).keep();
     this.random = new RandomState(device, config.seed);
     model.prepare(device);
-    const tensors = this.params.map((p) => p.tensor);
+    const tensors = trained.map((p) => p.tensor);
     const update = (grads: readonly Tensor[]): void => {
       clipScale(this.scalars, concat(grads.map(sumsq), 0), config.clip);
       this.optimiser.update(grads, this.scalars);
+      afterStep(model, params);
     };
     const forward = (): { total: Tensor; grads: Tensor[] } => {
       const c = forwardContext({ device, compute: config.precision, training: true, random: this.random });
@@ -121,8 +123,15 @@ export class TrainStep {
         return null;
       });
     }
-    // Capturing ran the step once, at learning rate 0; its traces in the optimiser are wiped.
+    this.reset();
+  }
+
+  /** Wipes what steps at learning rate 0 left behind: optimiser state, and state that modules update themselves. */
+  private reset(): void {
     this.optimiser.reset();
+    for (const { spec, tensor } of this.params)
+      if (spec.trainable === false && spec.init.kind === 'constant')
+        tensor.write(new Float32Array(tensor.size).fill(spec.init.value));
   }
 
   /** The programs and how often each runs in a step: for profiles and cost accounting. */
@@ -160,7 +169,7 @@ export class TrainStep {
       if (this.finish) await this.finish.run();
       times.push(performance.now() - start);
     }
-    this.optimiser.reset();
+    this.reset();
     times.sort((a, b) => a - b);
     return times[Math.floor(times.length / 2)];
   }

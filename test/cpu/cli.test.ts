@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { before, describe, test } from 'node:test';
 import { invocation, quoted, shortPath, spoken } from '../../src/cli/invocation.ts';
 import { program } from '../../src/cli/main.ts';
-import { ansatz, bin, failure, jsonLines, resultOf } from '../support/cli.ts';
+import { ansatz, bin, failure, jsonLines, refusals, resultOf } from '../support/cli.ts';
 import { checkout, type TinyData, temporaryFolder, tinyConfig, tinyData, writeText } from '../support/tiny-data.ts';
 
 // Programs and habits depend on these: a change here is a change of the interface.
@@ -79,45 +79,54 @@ describe('help', () => {
   });
 });
 
-describe('a command line that is not understood: exit code 2, what is wrong, where to look', { concurrency: 2 }, () => {
-  const cases: [string[], RegExp, RegExp?][] = [
-    [['trian'], /unknown command 'trian'/, /ansatz --help$/],
-    [['--nope'], /unknown option '--nope'/, /ansatz --help$/],
-    [['train'], /missing required argument 'recipe'/, /ansatz train --help$/],
-    [['generate'], /missing required argument 'run'/, /ansatz generate --help$/],
-    [['prepare'], /missing required argument 'paths'/, /npx ansatz prepare --help$/],
-    [['prepare', 'text'], /required option '--out <folder>' not specified/],
-    [['train', 'tiny', '--nope'], /unknown option '--nope'/, /ansatz train --help$/],
-    [['train', 'tiny', 'more'], /too many arguments/],
-    [['inspect', '--set'], /argument missing/],
-    [['train', 'tiny'], /--data is missing/, /ansatz train tiny --data FOLDER/],
-    [['train', 'tiny', '--data', 'x', '--steps', '0'], /--steps cannot be '0'/],
-    [['train', 'tiny', '--data', 'x', '--steps', '1.5'], /--steps cannot be '1.5'/],
-    [['train', 'tiny', '--data', 'x', '--steps', 'many'], /--steps cannot be 'many'/],
-    [['train', 'tiny', '--data', 'x', '--seconds', '-3'], /--seconds cannot be '-3'/],
-    [['train', 'tiny', '--data', 'x', '--seed', ''], /--seed cannot be ''/],
-    [['train', 'tiny', '--data', 'x', '--steps', '5', '--seconds', '5'], /--steps and --seconds exclude each other/],
-    [['train', 'runs/x', '--resume', '--seed', '2', '--set', 'batch=1'], /leave out --seed, --set/],
-    [['inspect', 'tiny', '--set', 'batch'], /--set wants field=value, not 'batch'/],
-    [['inspect', 'tiny', '--set', '=3'], /--set wants field=value/],
-    [['inspect', 'tiny', '--set', 'model.=3'], /--set wants field=value/],
-    [['inspect', 'tiny', '--set', '__proto__.x=3'], /--set wants field=value/],
-    [['inspect', 'tiny', '--set', 'batch.size=3'], /batch has no fields/],
-    [['generate', 'x', '--temperature', '-1'], /--temperature cannot be '-1'/],
-    [['generate', 'x', '--top-p', '1.5'], /--top-p cannot be '1.5'/],
-    [['generate', 'x', '--top-k', '-1'], /--top-k cannot be '-1'/],
-    [['generate', 'x', '--max-tokens', '0'], /--max-tokens cannot be '0'/],
-    [['prepare', 'x', '--out', 'y', '--vocab', '256'], /--vocab cannot be '256'/],
-    [['prepare', 'x', '--out', 'y', '--cap', '0'], /--cap cannot be '0'/],
-    [['quickstart', '--seconds', 'NaN'], /--seconds cannot be 'NaN'/],
-  ];
-  for (const [args, error, next] of cases) {
-    test(`ansatz ${args.map(quoted).join(' ')}`, async () => {
-      const result = await ansatz(args, { env: { ANSATZ_NATIVE: join(root, 'not needed to say this') } });
-      failure(result, 2, error, next);
-      assert.equal(result.stdout, '');
-    });
-  }
+const misused: [string[], RegExp, RegExp?][] = [
+  [['trian'], /unknown command 'trian'/, /ansatz --help$/],
+  [['--nope'], /unknown option '--nope'/, /ansatz --help$/],
+  [['train'], /missing required argument 'recipe'/, /ansatz train --help$/],
+  [['generate'], /missing required argument 'run'/, /ansatz generate --help$/],
+  [['prepare', '--out', 'x'], /missing required argument 'paths'/, /npx ansatz prepare --help$/],
+  [['prepare', 'text'], /required option '--out <folder>' not specified/],
+  [['train', 'tiny', '--nope'], /unknown option '--nope'/, /ansatz train --help$/],
+  [['train', 'tiny', 'more'], /too many arguments/],
+  [['inspect', '--set'], /argument missing/],
+  [['train', 'tiny'], /--data is missing/, /ansatz train tiny --data FOLDER/],
+  [['train', 'tiny', '--data', 'x', '--steps', '0'], /--steps cannot be '0'/],
+  [['train', 'tiny', '--data', 'x', '--steps', '1.5'], /--steps cannot be '1.5'/],
+  [['train', 'tiny', '--data', 'x', '--steps', 'many'], /--steps cannot be 'many'/],
+  [['train', 'tiny', '--data', 'x', '--seconds', '-3'], /--seconds cannot be '-3'/],
+  [['train', 'tiny', '--data', 'x', '--seed', ''], /--seed cannot be ''/],
+  [['train', 'tiny', '--data', 'x', '--steps', '5', '--seconds', '5'], /--steps and --seconds exclude each other/],
+  [['train', 'runs/x', '--resume', '--seed', '2', '--set', 'batch=1'], /leave out --seed, --set/],
+  [['inspect', 'tiny', '--set', 'batch'], /--set wants field=value, not 'batch'/],
+  [['inspect', 'tiny', '--set', '=3'], /--set wants field=value/],
+  [['inspect', 'tiny', '--set', 'model.=3'], /--set wants field=value/],
+  [['inspect', 'tiny', '--set', '__proto__.x=3'], /--set wants field=value/],
+  [['inspect', 'tiny', '--set', 'batch.size=3'], /batch has no fields/],
+  [['generate', 'x', '--temperature', '-1'], /--temperature cannot be '-1'/],
+  [['generate', 'x', '--top-p', '1.5'], /--top-p cannot be '1.5'/],
+  [['generate', 'x', '--top-k', '-1'], /--top-k cannot be '-1'/],
+  [['generate', 'x', '--max-tokens', '0'], /--max-tokens cannot be '0'/],
+  [['prepare', 'x', '--out', 'y', '--vocab', '256'], /--vocab cannot be '256'/],
+  [['prepare', 'x', '--out', 'y', '--cap', '0'], /--cap cannot be '0'/],
+  [['quickstart', '--seconds', 'NaN'], /--seconds cannot be 'NaN'/],
+];
+refusals(
+  'a command line that is not understood: exit code 2, what is wrong, where to look',
+  2,
+  misused.map(([args, error, next]) => ({
+    name: `ansatz ${args.map(quoted).join(' ')}`,
+    error,
+    next,
+    make: () => ({ commands: [args], absent: ['y', 'runs/x'] }),
+  })),
+);
+
+describe('the same in a process of its own', () => {
+  test('the exit code, and nothing on stdout; the addon is not needed to say it', async () => {
+    const result = await ansatz(['trian'], { env: { ANSATZ_NATIVE: join(root, 'nothing') } });
+    failure(result, 2, /unknown command 'trian'/, /npx ansatz --help$/);
+    assert.equal(result.stdout, '');
+  });
 
   test('with --json also an error event on stdout', async () => {
     const result = await ansatz(['train', 'tiny', '--steps', 'x', '--json']);

@@ -4,6 +4,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, lstatSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { before, describe, test } from 'node:test';
 import { checkout } from './tiny-data.ts';
 
 export const bin = join(checkout, 'bin', 'ansatz.mjs');
@@ -102,4 +103,67 @@ export function contentsOf(folder: string, prefix = ''): Record<string, string> 
     else all[inside] = createHash('sha256').update(readFileSync(path)).digest('hex');
   }
   return all;
+}
+
+/** The results of several command lines, run in one process to save starting many. */
+export function ansatzMany(lists: readonly (readonly string[])[]): Promise<CliResult[]> {
+  const script = join(checkout, 'test', 'support', 'cli-batch.ts');
+  const child = spawn(process.execPath, ['--import', 'tsx', script], {
+    cwd: checkout,
+    env: { ...process.env, NODE_OPTIONS: undefined, NODE_TEST_CONTEXT: undefined },
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
+  let stdout = '';
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    stdout += text;
+  });
+  child.stdin.end(JSON.stringify(lists));
+  return new Promise((done, fail) => {
+    child.on('error', fail);
+    child.on('close', (code, signal) => {
+      if (code === 0) done(JSON.parse(stdout) as CliResult[]);
+      else fail(new Error(`the batch of commands ended with ${signal ?? code}: ${stdout.slice(-500)}`));
+    });
+  });
+}
+
+/** Commands that must fail alike, and what they must leave alone. */
+export interface Refusal {
+  name: string;
+  error: RegExp;
+  next?: RegExp;
+  /** Makes the situation; called before any command of the group runs. */
+  make: () => {
+    commands: string[][];
+    /** Folders that are afterwards as they were before. */
+    untouched?: string[];
+    /** What must not exist afterwards. */
+    absent?: string[];
+  };
+}
+
+/** A suite of failures, all with the same exit code, whose commands run in one process. */
+export function refusals(title: string, code: number, cases: readonly Refusal[]): void {
+  describe(title, () => {
+    let made: (ReturnType<Refusal['make']> & { before: Record<string, string>[]; results: CliResult[] })[];
+    before(async () => {
+      made = cases.map((c) => {
+        const situation = c.make();
+        return { ...situation, before: (situation.untouched ?? []).map((f) => contentsOf(f)), results: [] };
+      });
+      const results = await ansatzMany(made.flatMap(({ commands }) => commands));
+      for (const one of made) one.results = results.splice(0, one.commands.length);
+    });
+    cases.forEach(({ name, error, next }, k) => {
+      test(name, () => {
+        const { commands, untouched = [], absent = [], before, results } = made[k];
+        assert.ok(commands.length > 0);
+        for (const result of results) failure(result, code, error, next);
+        untouched.forEach((folder, f) => {
+          assert.deepEqual(contentsOf(folder), before[f], `${folder} is as it was`);
+        });
+        for (const path of absent) assert.equal(existsSync(path), false, `${path} was not made`);
+      });
+    });
+  });
 }

@@ -58,7 +58,10 @@ async function chooseCheckpoint(
   }
   const problems: string[] = [];
   const newest = await latestCheckpoint(run, { warn: (w) => problems.push(w.message) });
-  if (!newest) throw new AnsatzError(`${path}: no checkpoint is usable: ${problems[0].replace(/; trying .*/, '')}`);
+  if (!newest)
+    throw new AnsatzError(`${path}: no checkpoint is usable: ${problems[0].replace(/; trying .*/, '')}`, {
+      hint: 'restore one from a copy, or train again',
+    });
   for (const message of problems) output.warn(message);
   return newest;
 }

@@ -4,7 +4,7 @@ import { openDevice } from '../../backend/index.ts';
 import { accountFor, availableBytes } from '../../train/account.ts';
 import { parseTrainConfig } from '../../train/config.ts';
 import { measurePeak } from '../../train/peak.ts';
-import { applySettings, loadRecipe } from '../common.ts';
+import { configured, loadRecipe } from '../common.ts';
 import { formatBytes, formatCount, formatDuration } from '../term/format.ts';
 import type { Output } from '../term/output.ts';
 import { pairs } from '../term/table.ts';
@@ -31,13 +31,14 @@ async function describeDevice() {
       : info.level === best
         ? 'the best that this CPU and this build have'
         : 'a lower level than available';
+  const unknown = forced && !info.levels.includes(forced) ? `; ANSATZ_ISA=${forced} is not available` : '';
   return {
     kind: info.kind,
     name: info.name,
     threads: info.threads,
     level: info.level,
     levels: info.levels,
-    why,
+    why: why + unknown,
     kernels: (cpu as unknown as { kernels(): string[] }).kernels().length,
     peak: { bf16: await measurePeak(cpu, 'bf16'), f32: await measurePeak(cpu, 'f32') },
     memory: { total: totalmem(), free: availableBytes() },
@@ -47,8 +48,7 @@ type DeviceFacts = Awaited<ReturnType<typeof describeDevice>>;
 
 async function recipeConfig(name: string, settings?: readonly string[]) {
   const recipe = await loadRecipe(name);
-  const input = recipe.config({ data: 'none', vocab: recipe.vocab });
-  applySettings(input, settings);
+  const input = await configured(recipe, { data: 'not read', vocab: recipe.vocab }, settings);
   return { name, summary: recipe.summary, config: parseTrainConfig(input) };
 }
 

@@ -1,5 +1,5 @@
 /** What `ansatz quickstart` does: real text to a trained model that writes, in about two minutes. */
-import { existsSync, readdirSync, rmSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { AnsatzError, openDevice } from '../../backend/index.ts';
 import { PACKAGES_CORPUS } from '../../data/corpus.ts';
@@ -71,7 +71,7 @@ function requireOwnRun(out: string, named: string): void {
       hint: 'stop it first, or name another folder with --out',
     });
   }
-  if (readdirSync(out).length === 0) return;
+  if (statSync(out).isDirectory() && readdirSync(out).length === 0) return;
   throw new AnsatzError(`${named}: is not empty and not a quickstart run; nothing was changed`, {
     hint: 'name another folder with --out',
   });

@@ -1,7 +1,7 @@
 /** What `ansatz train` does: a run folder from a recipe, training with the live view, resuming. */
 import { existsSync, readdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { AnsatzError } from '../../backend/errors.ts';
+import { AnsatzError, openDevice } from '../../backend/index.ts';
 import { accountFor, refuseWhatDoesNotFit } from '../../train/account.ts';
 import { parseTrainConfig, type TrainConfigInput } from '../../train/config.ts';
 import { stepsForSeconds } from '../../train/horizon.ts';
@@ -11,7 +11,7 @@ import { writeReport } from '../../train/run/report.ts';
 import { openRunData } from '../../train/session.ts';
 import { train } from '../../train/trainer.ts';
 import type { TrainFlags } from '../commands/train.ts';
-import { applySettings, loadRecipe, type Recipe } from '../common.ts';
+import { configured, loadRecipe, type Recipe } from '../common.ts';
 import { dataFolder } from '../data.ts';
 import { quoted, shortPath, spoken } from '../invocation.ts';
 import { LiveView } from '../term/live.ts';
@@ -48,22 +48,24 @@ async function newRun(output: Output, name: string, flags: TrainFlags): Promise<
   const out = flags.out ?? join('runs', label);
   // Reading text takes a while and fills a folder: what cannot succeed is refused before.
   requireVacant(out);
-  checkPlan(configOf(recipe, { folder: 'not read yet', vocab: recipe.vocab }, flags));
+  checkPlan(await configOf(recipe, { folder: 'not read yet', vocab: recipe.vocab }, flags));
   const data = await dataFolder(output, flags.data, `${resolve(out)}-data`, recipe.vocab, flags.seed);
-  const config = configOf(recipe, data, flags);
+  const config = await configOf(recipe, data, flags);
   if (flags.seconds) config.steps = await stepsForSeconds(parseTrainConfig(config), flags.seconds);
   return createRun(out, config);
 }
 
-function configOf(recipe: Recipe, data: { folder: string; vocab: number }, flags: TrainFlags): TrainConfigInput {
-  const steps = flags.steps ?? (flags.seconds ? 1 : undefined);
-  const config = recipe.config({ data: data.folder, vocab: data.vocab, steps, seed: flags.seed });
-  applySettings(config, flags.set);
-  return config;
+function configOf(
+  recipe: Recipe,
+  { folder, vocab }: { folder: string; vocab: number },
+  { steps, seconds, seed, set }: TrainFlags,
+): Promise<TrainConfigInput> {
+  return configured(recipe, { data: folder, vocab, steps: steps ?? (seconds ? 1 : undefined), seed }, set);
 }
 
 function checkPlan(input: TrainConfigInput) {
   const config = parseTrainConfig(input);
+  openDevice(config.device);
   refuseWhatDoesNotFit(accountFor(config), config.device);
   return config;
 }
