@@ -1,5 +1,6 @@
 /** Everything that determines a training run, as data: checked, defaulted, hashed into the run folder. */
 import { z } from 'zod';
+import '../tricks/index.ts';
 import { AnsatzError } from '../backend/errors.ts';
 import { describeIssues, headWidth, modelSpecSchema } from '../model/spec.ts';
 
