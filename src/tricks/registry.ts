@@ -59,7 +59,7 @@ export function trick(name: string): Trick {
 
 /** A config with a patch merged over it: objects merge, everything else (slots with another kind too) replaces. */
 export function applyPatch<T extends object>(base: T, patch: ConfigPatch): T {
-  const out: Record<string, unknown> = { ...base };
+  const out = { ...base } as Record<string, unknown>;
   for (const [key, value] of Object.entries(patch)) {
     const old = out[key];
     const merge = isPlain(value) && isPlain(old) && (value.kind === undefined || value.kind === old.kind);

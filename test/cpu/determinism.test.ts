@@ -1,5 +1,6 @@
 // Same seed, same bits: over repeated runs, over numbers of threads; accumulated micro-batches equal one large batch.
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { after, describe, test } from 'node:test';
 import { CpuDevice } from '../../src/backend/cpu/device.ts';
 import type { TokenBatch } from '../../src/data/types.ts';
@@ -18,7 +19,8 @@ after(() => {
 
 interface Trained {
   readonly steps: StepResult[];
-  readonly params: Float32Array[];
+  /** Hash of every parameter's bits. */
+  readonly params: string[];
 }
 
 /** Trains a fresh model; step k sees micro-batches k accumulate, ... of `batches`. */
@@ -44,10 +46,13 @@ async function trained(
   const steps: StepResult[] = [];
   for (let k = 0; (k + 1) * accumulate <= batches.length; k++)
     steps.push(await step.run(k, batches.slice(k * accumulate, (k + 1) * accumulate)));
-  const values = flatten(params).map(({ tensor }) => tensor.dataSync().slice() as Float32Array);
+  const hashes = flatten(params).map(({ path, tensor }) => {
+    const bits = tensor.bitsSync() as Float32Array;
+    return `${path} ${createHash('sha256').update(new Uint8Array(bits.buffer)).digest('hex')}`;
+  });
   step.dispose();
   disposeTree(params);
-  return { steps, params: values };
+  return { steps, params: hashes };
 }
 
 const batchesOf = (n: number, rows: number, length: number): TokenBatch[] =>

@@ -130,7 +130,7 @@ test('a second quickstart replaces the first, with other text too; a failing one
 test('interrupted, it saves, says how to go on, and goes on', async () => {
   const place = join(root, 'interrupted');
   let sent = false;
-  const run = await ansatz(quickstart('--seconds', '30', '--out', place, '--json'), {
+  const run = await ansatz(quickstart('--out', place, '--json'), {
     onLine: (line, child) => {
       const event = JSON.parse(line) as JsonLine;
       if (event.event !== 'step' || (event.step as number) < 3 || sent) return;
@@ -141,4 +141,7 @@ test('interrupted, it saves, says how to go on, and goes on', async () => {
   const last = jsonLines(run, 'quickstart').at(-1)!;
   assert.equal(last.status, 'stopped');
   assert.deepEqual(last.next, [`npx ansatz train ${place} --resume`]);
+  const resumed = jsonLines(await ansatz(['train', place, '--resume', '--json']), 'resume');
+  assert.deepEqual([resumed[0].event, resumed[0].step], ['resumed', last.step]);
+  assert.deepEqual([resumed.at(-1)!.status, resumed.at(-1)!.step], ['completed', resumed[1].steps]);
 });
