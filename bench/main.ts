@@ -8,6 +8,7 @@ const benches: Record<string, () => Promise<{ run: Bench }>> = {
   'train-cpu': () => import('./train-cpu.ts'),
   tokenizer: () => import('./tokenizer.ts') as Promise<{ run: Bench }>,
   overhead: () => import('./overhead.ts'),
+  moe: () => import('./moe.ts'),
 };
 
 const args = process.argv.slice(2);

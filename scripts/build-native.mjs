@@ -1,13 +1,15 @@
 // Builds the native addon: build/ansatz.node. Plain Node, no node-gyp: one compiler call a file and level, in
-// parallel, each object cached by the hash of its command and everything it includes.
+// parallel, each object cached by the hash of its command and everything it includes. Every file appears whole or not
+// at all (written beside, then renamed), so a build that is killed costs nothing but its time.
 //
-//   node scripts/build-native.mjs [--levels portable,avx2,avx512] [--quiet] [--json]
+//   node scripts/build-native.mjs [--levels portable,avx2,avx512] [--quiet] [--json] [--warnings]
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { dirname, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { takeLock } from './build-lock.mjs';
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
 const native = join(root, 'native');
@@ -39,7 +41,14 @@ const common = [
   '-pthread',
 ];
 const kernelFlags = ['-ffp-contract=fast', '-fno-math-errno', '-fno-trapping-math'];
-const include = ['node-addon-api', 'node-api-headers/include'].map((d) => `-I${join(root, 'node_modules', d)}`);
+const packages = ['node-addon-api', 'node-api-headers'].map((p) => join(root, 'node_modules', p));
+const bindingFlags = [
+  `-I${packages[0]}`,
+  `-I${join(packages[1], 'include')}`,
+  '-DNAPI_DISABLE_CPP_EXCEPTIONS',
+  '-DNAPI_VERSION=8',
+  '-DNODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS', // a worker that is being terminated cannot be thrown at
+];
 
 function fail(message, hint) {
   process.stderr.write(`error: ${message}\n  next: ${hint}\n`);
@@ -52,13 +61,13 @@ const sources = (folder) =>
     .sort()
     .map((f) => join(native, folder, f));
 
-/** The text of a file and of every local header it includes, for the cache key. */
-function closure(file, seen = new Set()) {
-  if (seen.has(file) || !existsSync(file)) return '';
+/** The text of a file (or what it is going to be) and of every local header it includes, for the cache key. */
+function closure(file, given, seen = new Set()) {
+  if (seen.has(file) || !(given || existsSync(file))) return '';
   seen.add(file);
-  const text = readFileSync(file, 'utf8');
+  const text = given ?? readFileSync(file, 'utf8');
   const headers = [...text.matchAll(/^\s*#include "([^"]+)"/gm)].map((m) => resolve(dirname(file), m[1]));
-  return text + headers.map((h) => closure(h, seen)).join('\n');
+  return text + headers.map((h) => closure(h, undefined, seen)).join('\n');
 }
 
 /** Families (the name in ANSATZ_KERNELS) of a kernel file. */
@@ -79,20 +88,36 @@ function registrySource(kernels, levels) {
   ].join('\n');
 }
 
+const children = new Set();
+
 function run(command, args) {
   return new Promise((done) => {
-    const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(command[0], [...command.slice(1), ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
+    children.add(child);
     let output = '';
     child.stdout.on('data', (d) => (output += d));
     child.stderr.on('data', (d) => (output += d));
     child.on('error', (e) => done({ code: -1, output: String(e) }));
-    child.on('close', (code) => done({ code, output }));
+    child.on('close', (code) => {
+      children.delete(child);
+      done({ code, output });
+    });
   });
 }
 
+function failCompiler(output, message) {
+  for (const child of children) child.kill();
+  process.stderr.write(output);
+  fail(message, 'fix the error above, then npm run build');
+}
+
+/** CXX may be a path (with spaces in it), or a command with arguments such as `ccache g++`. */
+const commandOf = (text) => (existsSync(text) ? [text] : text.trim().split(/\s+/));
+
 async function findCompiler() {
-  const wanted = process.env.CXX ? [process.env.CXX] : ['g++', 'clang++', 'c++'];
-  for (const compiler of wanted) {
+  const wanted = process.env.CXX?.trim() ? [process.env.CXX] : ['g++', 'clang++', 'c++'];
+  for (const name of wanted) {
+    const compiler = commandOf(name);
     const { code, output } = await run(compiler, ['--version']);
     if (code === 0) return { compiler, version: output.split('\n')[0] };
   }
@@ -102,97 +127,128 @@ async function findCompiler() {
   );
 }
 
-export async function buildNative({ levels = Object.keys(levelFlags), quiet = false, json = false } = {}) {
-  const started = Date.now();
-  if (!existsSync(join(root, 'node_modules', 'node-addon-api'))) fail('dependencies are not installed', 'npm ci');
-  for (const l of levels)
-    if (!(l in levelFlags)) fail(`unknown level '${l}'`, `choose from ${Object.keys(levelFlags).join(', ')}`);
-  const { compiler, version } = await findCompiler();
-  mkdirSync(join(build, 'obj'), { recursive: true });
+/** Replaces a file, unless it holds this already. */
+function writeWhole(file, text) {
+  if (existsSync(file) && readFileSync(file, 'utf8') === text) return;
+  const temporary = `${file}.${process.pid}.tmp`;
+  writeFileSync(temporary, text);
+  renameSync(temporary, file);
+}
 
-  const kernels = sources('cpu');
-  const registry = join(build, 'registry.gen.cpp');
-  writeFileSync(registry, registrySource(kernels, levels));
-
+/** Every compiler call and the object it makes. `text` is given for the file that the build writes itself. */
+function plan(levels, identity) {
+  const versions = packages.map((p) => readFileSync(join(p, 'package.json'), 'utf8')).join('\n');
   const jobs = [];
-  for (const file of [...sources('core'), ...sources('text'), registry])
-    jobs.push({
-      file,
-      label: relative(root, file),
-      args: [...common, ...include, '-DNAPI_DISABLE_CPP_EXCEPTIONS', '-DNAPI_VERSION=8'],
-    });
+  const add = (file, args, more = {}) => {
+    const label = relative(root, file) + (more.level ? ` [${more.level}]` : '');
+    const objectNow = () => {
+      const parts = [identity, ...args, label, closure(file, more.text), more.versions ?? ''];
+      return join(build, 'obj', `${createHash('sha256').update(parts.join('\0')).digest('hex').slice(0, 24)}.o`);
+    };
+    jobs.push({ file, label, args, text: more.text, objectNow, object: objectNow() });
+  };
+  const kernels = sources('cpu');
+  for (const file of [...sources('core'), ...sources('text')]) add(file, [...common, ...bindingFlags], { versions });
+  add(join(build, 'registry.gen.cpp'), common, { text: registrySource(kernels, levels) });
   for (const file of kernels)
     for (const level of levels)
-      jobs.push({
-        file,
-        label: `${relative(root, file)} [${level}]`,
-        args: [...common, ...kernelFlags, ...levelFlags[level], `-DANSATZ_LEVEL=${level}`],
-      });
-  for (const job of jobs) {
-    const key = createHash('sha256')
-      .update([version, ...job.args, job.label, closure(job.file)].join('\0'))
-      .digest('hex');
-    job.object = join(build, 'obj', `${key.slice(0, 24)}.o`);
-  }
+      add(file, [...common, ...kernelFlags, ...levelFlags[level], `-DANSATZ_LEVEL=${level}`], { level });
+  return jobs;
+}
 
-  // The slowest files first, so that no long compile is left alone at the end.
+const stampOf = (jobs) =>
+  createHash('sha256')
+    .update(jobs.map((j) => j.object).join('\n'))
+    .digest('hex');
+
+const addon = join(build, 'ansatz.node');
+const stampFile = join(build, 'ansatz.stamp');
+const isCurrent = (jobs) =>
+  existsSync(addon) && existsSync(stampFile) && readFileSync(stampFile, 'utf8') === stampOf(jobs);
+
+async function compileAll(jobs, { compiler, version, tty, warnings }) {
+  // The slowest first, so that no long compile is left alone at the end.
   const todo = jobs.filter((j) => !existsSync(j.object)).sort((a, b) => statSync(b.file).size - statSync(a.file).size);
+  const total = todo.length;
   let done = 0;
-  const tty = process.stdout.isTTY && !quiet && !json;
   const worker = async () => {
     for (let job; (job = todo.shift()); ) {
-      const temporary = `${job.object}.${process.pid}.tmp`;
-      const { code, output } = await run(compiler, [...job.args, '-c', job.file, '-o', temporary]);
-      if (code !== 0) {
-        process.stderr.write(output);
-        fail(`compiling ${job.label} with ${version} failed`, 'fix the error above, then npm run build');
-      }
+      const temporary = join(build, 'obj', `${process.pid}.${total - todo.length}.tmp`);
+      // Again, when the sources changed meanwhile: the object must be what its name says.
+      do {
+        job.object = job.objectNow();
+        const { code, output } = await run(compiler, [...job.args, '-c', job.file, '-o', temporary]);
+        if (code !== 0) failCompiler(output, `compiling ${job.label} with ${version} failed`);
+        if (warnings) process.stderr.write(output);
+      } while (job.objectNow() !== job.object);
       renameSync(temporary, job.object);
       done++;
       if (tty) process.stdout.write(`\r\x1b[Kbuilding native code  ${done}/${total}  ${job.label}`);
     }
   };
-  const total = todo.length;
   await Promise.all(Array.from({ length: Math.max(1, availableParallelism()) }, worker));
   if (tty && total) process.stdout.write('\r\x1b[K');
+  return total;
+}
 
-  const output = join(build, 'ansatz.node');
-  const stamp = createHash('sha256')
-    .update(jobs.map((j) => j.object).join('\n'))
-    .digest('hex');
-  const stampFile = join(build, 'ansatz.stamp');
-  if (!existsSync(output) || !existsSync(stampFile) || readFileSync(stampFile, 'utf8') !== stamp) {
-    const shared =
-      process.platform === 'darwin' ? ['-bundle', '-undefined', 'dynamic_lookup'] : ['-shared', '-Wl,--gc-sections'];
-    const temporary = `${output}.${process.pid}.tmp`;
-    const { code, output: text } = await run(compiler, [
-      ...shared,
-      '-pthread',
-      ...jobs.map((j) => j.object),
-      '-o',
-      temporary,
-    ]);
-    if (code !== 0) {
-      process.stderr.write(text);
-      fail(`linking ${relative(root, output)} failed`, 'fix the error above, then npm run build');
+async function link(jobs, compiler) {
+  const shared =
+    process.platform === 'darwin' ? ['-bundle', '-undefined', 'dynamic_lookup'] : ['-shared', '-Wl,--gc-sections'];
+  const temporary = `${addon}.${process.pid}.tmp`;
+  const objects = jobs.map((j) => j.object);
+  const { code, output } = await run(compiler, [...shared, '-pthread', ...objects, '-o', temporary]);
+  if (code !== 0) failCompiler(output, `linking ${relative(root, addon)} failed`);
+  renameSync(temporary, addon);
+  writeWhole(stampFile, stampOf(jobs));
+  // Objects of older sources, and what a killed build left, are not needed any more.
+  const keep = new Set(objects);
+  for (const folder of [build, join(build, 'obj')])
+    for (const name of readdirSync(folder)) {
+      const path = join(folder, name);
+      if (name.endsWith('.tmp') || (name.endsWith('.o') && !keep.has(path))) rmSync(path, { force: true });
     }
-    renameSync(temporary, output);
-    writeFileSync(stampFile, stamp);
-    // Objects of older sources are not needed any more.
-    const keep = new Set(jobs.map((j) => j.object));
-    for (const f of readdirSync(join(build, 'obj'))) {
-      const path = join(build, 'obj', f);
-      if (f.endsWith('.o') && !keep.has(path)) rmSync(path, { force: true });
+}
+
+export async function buildNative({ levels = Object.keys(levelFlags), quiet = false, json = false, warnings } = {}) {
+  const started = Date.now();
+  if (!packages.every(existsSync)) fail('dependencies are not installed', 'npm ci');
+  for (const l of levels)
+    if (!(l in levelFlags)) fail(`unknown level '${l}'`, `choose from ${Object.keys(levelFlags).join(', ')}`);
+  const { compiler, version } = await findCompiler();
+
+  const identity = [...compiler, version].join(' ');
+  let jobs = plan(levels, identity);
+  let compiled = 0;
+  if (!isCurrent(jobs)) {
+    let unlock;
+    try {
+      mkdirSync(join(build, 'obj'), { recursive: true });
+      unlock = await takeLock(join(build, 'lock'), () => {
+        if (!quiet && !json) process.stdout.write('waiting for another build of this checkout\n');
+      });
+    } catch (e) {
+      fail(
+        `the folder ${build} cannot be written (${e.code})`,
+        'make it writable, or build a copy of the checkout and set ANSATZ_NATIVE to its build/ansatz.node',
+      );
     }
+    jobs = plan(levels, identity); // another build may have changed what there is to do
+    if (!isCurrent(jobs)) {
+      for (const job of jobs) if (job.text) writeWhole(job.file, job.text);
+      const tty = process.stdout.isTTY && !quiet && !json;
+      compiled = await compileAll(jobs, { compiler, version, tty, warnings });
+      await link(jobs, compiler);
+    }
+    unlock();
   }
   const seconds = (Date.now() - started) / 1000;
   if (json)
     process.stdout.write(
-      `${JSON.stringify({ event: 'built', output, compiled: total, levels, compiler: version, seconds })}\n`,
+      `${JSON.stringify({ event: 'built', output: addon, compiled, levels, compiler: version, seconds })}\n`,
     );
   else if (!quiet)
     process.stdout.write(
-      `native addon ready: ${relative(root, output)} (${total} compiled, ${seconds.toFixed(1)} s)\n`,
+      `native addon ready: ${relative(root, addon)} (${compiled} compiled, ${seconds.toFixed(1)} s)\n`,
     );
 }
 
@@ -200,7 +256,7 @@ if (process.argv[1] && resolve(process.argv[1]) === fileURLToPath(import.meta.ur
   const argv = process.argv.slice(2);
   if (argv.includes('--help')) {
     process.stdout.write(
-      'usage: npm run build -- [--levels portable,avx2,avx512] [--quiet] [--json]\n\nBuilds build/ansatz.node with g++ or clang++ (CXX overrides). Unchanged files are not compiled again.\n',
+      'usage: npm run build -- [--levels portable,avx2,avx512] [--quiet] [--json] [--warnings]\n\nBuilds build/ansatz.node with g++ or clang++ (CXX overrides). Unchanged files are not compiled again.\n',
     );
     process.exit(0);
   }
@@ -209,5 +265,6 @@ if (process.argv[1] && resolve(process.argv[1]) === fileURLToPath(import.meta.ur
     levels: at >= 0 ? (argv[at + 1] ?? '').split(',') : undefined,
     quiet: argv.includes('--quiet'),
     json: argv.includes('--json'),
+    warnings: argv.includes('--warnings'),
   });
 }

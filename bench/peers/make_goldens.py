@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+from golden_curves import curve_cases  # noqa: E402
+from golden_models import model_cases  # noqa: E402
 from golden_ops import op_cases  # noqa: E402
 
 folder = Path(__file__).parents[2] / "test" / "fixtures" / "pytorch"
@@ -20,7 +22,7 @@ folder = Path(__file__).parents[2] / "test" / "fixtures" / "pytorch"
 def write(name, cases):
     made = {"madeBy": f"bench/peers/make_goldens.py, PyTorch {torch.__version__}", "cases": cases}
     path = folder / f"{name}.json"
-    path.write_text(json.dumps(made) + "\n")
+    path.write_text(json.dumps(made, allow_nan=False) + "\n")
     print(f"{path.name}: {len(cases)} cases, {path.stat().st_size / 1024:.0f} KB")
 
 
@@ -28,3 +30,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     folder.mkdir(parents=True, exist_ok=True)
     write("ops", op_cases())
+    write("models", model_cases())
+    write("curves", curve_cases())

@@ -101,7 +101,8 @@ Napi::Value program(const Napi::CallbackInfo& info) {
 
 // run(program, profile: boolean) -> Promise<Float64Array | undefined>
 Napi::Value run(const Napi::CallbackInfo& info) {
-  return replay(info.Env(), info[0].As<Napi::External<Program>>(), info[1].ToBoolean().Value(), describe);
+  const napi_value promise = replay(info.Env(), info[0], info[1].As<Napi::Boolean>().Value(), describe);
+  return Napi::Value(info.Env(), promise);
 }
 
 Napi::Value kernels(const Napi::CallbackInfo& info) {
@@ -142,6 +143,7 @@ Napi::Value trim(const Napi::CallbackInfo& info) {
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Instance);
+  replay_init(env);
   exports.Set("attach", Napi::Function::New(env, attach));
   napi_value fn;
   napi_create_function(env, "exec", NAPI_AUTO_LENGTH, exec, nullptr, &fn);

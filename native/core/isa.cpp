@@ -46,7 +46,7 @@ Level detect() {
   const uint64_t state = xcr0();
   const bool ymm = (state & 0x06) == 0x06, zmm = (state & 0xe6) == 0xe6;   // xmm, ymm; opmask, zmm0-15 high, zmm16-31
   const bool avx2 = ymm && bit(l1.c, 28) && bit(l1.c, 12) && bit(l1.c, 29) &&   // AVX, FMA, F16C
-                    bit(l7.b, 5) && bit(l7.b, 8);                               // AVX2, BMI2
+                    bit(l7.b, 5) && bit(l7.b, 3) && bit(l7.b, 8);               // AVX2, BMI1, BMI2
   if (!avx2) return PORTABLE;
   const bool avx512 = zmm && bit(l7.b, 16) && bit(l7.b, 17) && bit(l7.b, 30) && bit(l7.b, 31) &&   // F, DQ, BW, VL
                       bit(l7.c, 1) && bit(l7.c, 11) && bit(l7s1.a, 5);                             // VBMI, VNNI, BF16

@@ -13,8 +13,10 @@ namespace ansatz {
 namespace {
 
 std::mutex mutex;
-std::unordered_map<int64_t, std::vector<void*>> cache;
+// Never destroyed: other threads may still release memory while the process exits.
+auto& cache = *new std::unordered_map<int64_t, std::vector<void*>>;
 int64_t cached = 0;
+constexpr int64_t largest = int64_t(1) << 47;       // more than any address space holds: keeps the rounding exact
 constexpr int64_t cache_limit = int64_t(1) << 31;   // beyond this, released blocks go back to the system
 
 // Size classes: eight steps to each power of two, so at most 12.5% is wasted.
@@ -29,6 +31,7 @@ int64_t size_class(int64_t bytes) {
 }  // namespace
 
 void* memory_allocate(int64_t bytes) {
+  if (bytes < 0 || bytes > largest) return nullptr;
   const int64_t size = size_class(bytes);
   {
     std::lock_guard<std::mutex> lock(mutex);

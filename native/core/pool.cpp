@@ -4,18 +4,21 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#define CPU_RELAX() _mm_pause()
-#else
-#define CPU_RELAX() asm volatile("yield")
-#endif
-
 namespace ansatz {
 namespace {
+
+// Tells the core that this is a spin loop.
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
 
 struct Scratch {
   void* data[4] = {nullptr, nullptr, nullptr, nullptr};
@@ -29,6 +32,7 @@ struct Scratch {
 // and then the job's slot cannot be reused before that task is reported done.
 constexpr uint64_t none_left = uint64_t(1) << 31;
 constexpr uint64_t low_half = 0xffffffffu;
+constexpr int max_threads = 1024;
 
 struct Job {
   TaskFn fn;
@@ -39,7 +43,7 @@ struct Job {
 struct Pool {
   std::vector<std::thread> workers;
   std::vector<Scratch> scratch;
-  int threads = 1;
+  std::atomic<int> threads{1};   // changes only while nothing runs; may be read at any time
   Job job{};
 
   // Each field that is polled sits on a cache line of its own.
@@ -52,7 +56,9 @@ struct Pool {
   std::condition_variable wake;
   std::atomic<int> sleepers{0};
 
-  bool open() const { return (ticket.load(std::memory_order_relaxed) & low_half) > none_left; }
+  bool open(std::memory_order order = std::memory_order_relaxed) const {
+    return (ticket.load(order) & low_half) > none_left;
+  }
 
   // Runs tasks until none is left.
   void take_tasks(int thread) {
@@ -73,13 +79,14 @@ struct Pool {
         spins = 0;
         continue;
       }
-      CPU_RELAX();
+      relax();
       // A program replays back-to-back kernels: spin longer (about a millisecond) while it runs, else sleep soon.
       const int limit = hot.load(std::memory_order_relaxed) ? 50000 : 2000;
       if (++spins < limit) continue;
       std::unique_lock<std::mutex> lock(sleep_mutex);
+      // Either run() sees this sleeper or the sleeper sees run()'s ticket: both orders are total.
       sleepers.fetch_add(1, std::memory_order_seq_cst);
-      wake.wait(lock, [&] { return open() || stop.load(); });
+      wake.wait(lock, [&] { return open(std::memory_order_seq_cst) || stop.load(); });
       sleepers.fetch_sub(1);
       spins = 0;
     }
@@ -96,16 +103,21 @@ struct Pool {
     }
     take_tasks(0);
     for (int spins = 0; done.load(std::memory_order_acquire) < tasks;) {
-      if (++spins < 2000) CPU_RELAX();
+      if (++spins < 2000) relax();
       else std::this_thread::yield();   // a worker was preempted inside its task: let it run
     }
   }
 
   void start(int n) {
-    threads = n < 1 ? 1 : n;
-    scratch.resize(threads);
+    const int wanted = n < 1 ? 1 : (n > max_threads ? max_threads : n);
+    scratch.resize(wanted);
     stop.store(false);
-    for (int k = 1; k < threads; k++) workers.emplace_back([this, k] { worker(k); });
+    try {
+      for (int k = 1; k < wanted; k++) workers.emplace_back([this, k] { worker(k); });
+    } catch (const std::system_error&) {
+      // the system allows no more threads: go on with those there are
+    }
+    threads = static_cast<int>(workers.size()) + 1;
   }
 
   void shut() {
@@ -116,6 +128,7 @@ struct Pool {
     wake.notify_all();
     for (auto& w : workers) w.join();
     workers.clear();
+    threads = 1;
     for (auto& s : scratch)
       for (int k = 0; k < 4; k++) {
         std::free(s.data[k]);
@@ -124,8 +137,6 @@ struct Pool {
       }
   }
 };
-
-Pool* pool = nullptr;
 
 int default_threads() {
   if (const char* env = std::getenv("ANSATZ_THREADS")) {
@@ -136,11 +147,13 @@ int default_threads() {
   return n ? static_cast<int>(n) : 1;
 }
 
+// Never destroyed: threads may still compute while the process exits.
 Pool& get() {
-  if (!pool) {
-    pool = new Pool;
-    pool->start(default_threads());
-  }
+  static Pool* const pool = [] {
+    Pool* p = new Pool;
+    p->start(default_threads());
+    return p;
+  }();
   return *pool;
 }
 
@@ -148,7 +161,7 @@ Pool& get() {
 
 void pool_run(int64_t tasks, TaskFn fn, void* context) {
   Pool& p = get();
-  if (tasks == 1 || p.threads == 1) {
+  if (tasks == 1 || p.threads.load(std::memory_order_relaxed) == 1) {
     for (int64_t task = 0; task < tasks; task++) fn(context, task, 0);
     return;
   }
@@ -164,12 +177,7 @@ void pool_resize(int threads) {
   p.start(threads);
 }
 
-void pool_shutdown() {
-  if (!pool) return;
-  pool->shut();
-  delete pool;
-  pool = nullptr;
-}
+void pool_shutdown() { get().shut(); }
 
 void pool_keep_hot(bool hot) { get().hot.store(hot, std::memory_order_relaxed); }
 

@@ -9,12 +9,13 @@ namespace ansatz {
 
 using TaskFn = void (*)(void* context, int64_t task, int thread);
 
-// Runs fn(context, 0..tasks-1, thread) and returns when all are done. thread is in [0, pool_threads()), unique among
+// Runs fn(context, 0..tasks-1, thread) and returns when all are done. Tasks start in ascending order, and a thread holds
+// one at a time, so a task may wait for a lower-numbered one. thread is in [0, pool_threads()), unique among
 // the concurrently running tasks: use it to pick scratch memory. Not re-entrant (no run() inside a task).
 void pool_run(int64_t tasks, TaskFn fn, void* context);
 int pool_threads();
 void pool_resize(int threads);   // takes effect at once; only while nothing runs
-void pool_shutdown();
+void pool_shutdown();            // ends the workers and frees the scratch memory; runs go on with one thread
 
 // Workers spin between runs while a program is being replayed (true), and sleep soon after otherwise (false).
 void pool_keep_hot(bool hot);

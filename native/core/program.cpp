@@ -93,12 +93,12 @@ bool Program::load(const double* words, int64_t count) {
   return true;
 }
 
-Failure Program::run(double* nanoseconds) const {
+Failure Program::run(double* nanoseconds, const std::atomic<bool>& stop) const {
   using clock = std::chrono::steady_clock;
   pool_keep_hot(true);
   Failure failure;
   auto last = clock::now();
-  for (size_t k = 0; k < steps_.size(); k++) {
+  for (size_t k = 0; k < steps_.size() && !stop.load(std::memory_order_relaxed); k++) {
     const Step& s = steps_[k];
     const Call call{pointers_.data() + s.p, dtypes_.data() + s.t, ints_.data() + s.i, floats_.data() + s.f,
                     s.np, s.ni, s.nf};

@@ -18,8 +18,9 @@ class Program {
  public:
   // False when the words are malformed.
   bool load(const double* words, int64_t count);
-  // Runs every call; stops at the first failure. nanoseconds[k] receives each call's time when not null.
-  Failure run(double* nanoseconds) const;
+  // Runs every call; stops at the first failure, and between two calls once `stop` is set. nanoseconds[k] receives each
+  // call's time when not null.
+  Failure run(double* nanoseconds, const std::atomic<bool>& stop) const;
   int size() const { return static_cast<int>(steps_.size()); }
 
  private:

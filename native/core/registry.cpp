@@ -1,5 +1,6 @@
 #include "registry.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <map>
 
@@ -13,8 +14,8 @@ constexpr Level all_levels[] = {PORTABLE, AVX2, AVX512};
 struct Registry {
   std::vector<std::string> names;
   std::map<std::string, int> ids;
-  std::vector<KernelFn> functions;
-  Level level = PORTABLE;
+  std::vector<KernelFn> functions[3];          // by level
+  std::atomic<Level> level{PORTABLE};          // may be read from any thread
 
   Registry() {
     std::map<std::string, bool> sorted;
@@ -29,7 +30,8 @@ struct Registry {
       for (Level l : all_levels)
         if (std::string(env) == level_name(l) && level_supported(l)) wanted = l;
     while (wanted != PORTABLE && !compiled(wanted)) wanted = static_cast<Level>(wanted - 1);
-    resolve(wanted);
+    for (Level l : all_levels) resolve(l);
+    level = wanted;
   }
 
   static bool compiled(Level l) {
@@ -39,15 +41,15 @@ struct Registry {
   }
 
   void resolve(Level wanted) {
-    level = wanted;
-    functions.assign(names.size(), nullptr);
+    std::vector<KernelFn>& chosen = functions[wanted];
+    chosen.assign(names.size(), nullptr);
     for (Level l : all_levels) {   // ascending: a higher level overrides a lower one
       if (l > wanted) break;
       for (int k = 0; k < all_tables_count; k++) {
         if (std::string(all_tables[k].level) != level_name(l)) continue;
         for (int e = 0; e < all_tables[k].table->count; e++) {
           const KernelEntry& entry = all_tables[k].table->entries[e];
-          functions[ids[entry.name]] = entry.fn;
+          chosen[ids[entry.name]] = entry.fn;
         }
       }
     }
@@ -55,8 +57,8 @@ struct Registry {
 };
 
 Registry& registry() {
-  static Registry r;
-  return r;
+  static Registry* const r = new Registry;   // never destroyed: other threads may still use it while the process exits
+  return *r;
 }
 
 }  // namespace
@@ -64,14 +66,15 @@ Registry& registry() {
 const std::vector<std::string>& kernel_names() { return registry().names; }
 
 KernelFn kernel_at(int id) {
-  Registry& r = registry();
-  return id >= 0 && id < static_cast<int>(r.functions.size()) ? r.functions[id] : nullptr;
+  const Registry& r = registry();
+  const std::vector<KernelFn>& functions = r.functions[r.level.load(std::memory_order_relaxed)];
+  return id >= 0 && id < static_cast<int>(functions.size()) ? functions[id] : nullptr;
 }
 
 bool set_level(const std::string& level) {
   for (Level l : all_levels)
     if (level == level_name(l) && level_supported(l) && Registry::compiled(l)) {
-      registry().resolve(l);
+      registry().level = l;
       return true;
     }
   return false;

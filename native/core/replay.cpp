@@ -1,6 +1,8 @@
 #include "replay.h"
 
+#include <atomic>
 #include <condition_variable>
+#include <cstring>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -11,15 +13,15 @@ namespace ansatz {
 namespace {
 
 struct Job {
-  Napi::Promise::Deferred deferred;
-  Napi::ObjectReference keep;          // the program's external
+  napi_env env;                        // the environment that asked
+  napi_ref keep = nullptr;             // holds the program's external
+  napi_deferred deferred = nullptr;
   napi_threadsafe_function done = nullptr;
-  const Program* program;
-  DescribeFn describe;
+  const Program* program = nullptr;
+  DescribeFn describe = nullptr;
   std::vector<double> nanoseconds;
-  bool profile;
+  bool profile = false;
   Failure failure;
-  explicit Job(Napi::Env env) : deferred(Napi::Promise::Deferred::New(env)) {}
 };
 
 // One thread for the process: replays use the whole pool, so two at once would only wait for each other.
@@ -35,70 +37,116 @@ class Engine {
     wake_.notify_one();
   }
 
+  // On the environment's thread, while it is torn down. Afterwards nothing here uses its programs or functions: Node
+  // frees both next, whatever references are held.
+  void forget(napi_env env) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    std::deque<Job*> others;
+    for (Job* job : queue_)
+      if (job->env == env) delete job;
+      else others.push_back(job);
+    queue_.swap(others);
+    if (running_ != env) return;
+    stop_.store(true);
+    idle_.wait(lock, [&] { return running_ != env; });
+  }
+
  private:
   void loop() {
     for (;;) {
       Job* job;
       {
         std::unique_lock<std::mutex> lock(mutex_);
+        running_ = nullptr;
+        idle_.notify_all();
         wake_.wait(lock, [this] { return !queue_.empty(); });
         job = queue_.front();
         queue_.pop_front();
+        running_ = job->env;
+        stop_.store(false);
       }
       {
         std::lock_guard<std::mutex> lock(device_mutex());
-        job->failure = job->program->run(job->profile ? job->nanoseconds.data() : nullptr);
+        job->failure = job->program->run(job->profile ? job->nanoseconds.data() : nullptr, stop_);
       }
       const napi_threadsafe_function done = job->done;   // settle() frees the job
-      napi_call_threadsafe_function(done, job, napi_tsfn_blocking);
-      napi_release_threadsafe_function(done, napi_tsfn_release);
+      if (napi_call_threadsafe_function(done, job, napi_tsfn_blocking) == napi_ok)
+        napi_release_threadsafe_function(done, napi_tsfn_release);
+      else
+        delete job;   // the environment is closing: `done` must not be used again
     }
   }
 
   std::mutex mutex_;
-  std::condition_variable wake_;
+  std::condition_variable wake_, idle_;
   std::deque<Job*> queue_;
+  napi_env running_ = nullptr;         // whose job the thread is at
+  std::atomic<bool> stop_{false};      // ends that job early
   bool started_ = false;
 };
 
-// On the JavaScript thread. env is null when the environment is going away.
-void settle(napi_env raw, napi_value, void*, void* data) {
-  std::unique_ptr<Job> job(static_cast<Job*>(data));
-  if (!raw) {
-    job->keep.SuppressDestruct();
-    return;
-  }
-  const Napi::Env env(raw);
-  Napi::HandleScope scope(env);
+// On the JavaScript thread; env is null when the environment is going away. A worker that is being terminated refuses
+// some calls (here and in replay()), and then nobody waits for the promise any more: Node-API is used bare, because its
+// C++ wrapper ends the process where it cannot throw.
+void settle(napi_env env, napi_value, void*, void* data) {
+  const std::unique_ptr<Job> job(static_cast<Job*>(data));
+  if (!env) return;
+  napi_value value = nullptr;
   if (job->failure.code != OK) {
-    job->deferred.Reject(Napi::RangeError::New(env, job->describe(job->failure)).Value());
-  } else if (job->profile) {
-    auto out = Napi::Float64Array::New(env, job->nanoseconds.size());
-    for (size_t k = 0; k < job->nanoseconds.size(); k++) out[k] = job->nanoseconds[k];
-    job->deferred.Resolve(out);
+    napi_value message;
+    const std::string text = job->describe(job->failure);
+    napi_create_string_utf8(env, text.data(), text.size(), &message);
+    if (napi_create_range_error(env, nullptr, message, &value) == napi_ok)
+      napi_reject_deferred(env, job->deferred, value);
   } else {
-    job->deferred.Resolve(env.Undefined());
+    bool ok = napi_get_undefined(env, &value) == napi_ok;
+    if (job->profile) {
+      const size_t count = job->nanoseconds.size();
+      napi_value buffer;
+      void* to = nullptr;
+      ok = napi_create_arraybuffer(env, count * sizeof(double), &to, &buffer) == napi_ok &&
+           napi_create_typedarray(env, napi_float64_array, count, buffer, 0, &value) == napi_ok;
+      if (ok && count) std::memcpy(to, job->nanoseconds.data(), count * sizeof(double));
+    }
+    if (ok) napi_resolve_deferred(env, job->deferred, value);
   }
+  napi_delete_reference(env, job->keep);
 }
 
 Engine& engine() {
-  static Engine* e = new Engine;   // lives as long as the process: its thread is detached
+  static Engine* const e = new Engine;   // lives as long as the process: its thread is detached
   return *e;
 }
 
 }  // namespace
 
-Napi::Value replay(Napi::Env env, Napi::External<Program> program, bool profile, DescribeFn describe) {
-  auto* job = new Job(env);
-  job->keep = Napi::Persistent(program.As<Napi::Object>());
-  job->program = program.Data();
+// Hooks run in reverse order of their making: after those of the functions in Job::done (which are freed only after all
+// hooks), and before the environment frees its externals.
+void replay_init(napi_env env) {
+  napi_add_env_cleanup_hook(env, [](void* e) { engine().forget(static_cast<napi_env>(e)); }, env);
+}
+
+napi_value replay(napi_env env, napi_value external, bool profile, DescribeFn describe) {
+  std::unique_ptr<Job> job(new Job{env});
+  void* program = nullptr;
+  napi_value name, promise;
+  if (napi_get_value_external(env, external, &program) != napi_ok) {
+    napi_throw_type_error(env, nullptr, "not a program");
+    return nullptr;
+  }
+  job->program = static_cast<const Program*>(program);
   job->describe = describe;
   job->profile = profile;
   if (profile) job->nanoseconds.assign(job->program->size(), 0.0);
-  napi_create_threadsafe_function(env, nullptr, nullptr, Napi::String::New(env, "ansatz replay"), 0, 1, nullptr,
-                                  nullptr, nullptr, settle, &job->done);
-  const Napi::Promise promise = job->deferred.Promise();
-  engine().submit(job);
+  if (napi_create_string_utf8(env, "ansatz replay", NAPI_AUTO_LENGTH, &name) != napi_ok ||
+      napi_create_promise(env, &job->deferred, &promise) != napi_ok ||
+      napi_create_reference(env, external, 1, &job->keep) != napi_ok ||
+      napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, nullptr, settle,
+                                      &job->done) != napi_ok) {
+    napi_throw_error(env, nullptr, "a replay cannot be queued");
+    return nullptr;
+  }
+  engine().submit(job.release());
   return promise;
 }
 

@@ -1,6 +1,6 @@
 // Replays programs on a native thread of their own, in the order asked for, and settles a promise for each.
 #pragma once
-#include <napi.h>
+#include <node_api.h>
 
 #include <string>
 
@@ -10,7 +10,12 @@ namespace ansatz {
 
 using DescribeFn = std::string (*)(const Failure&);
 
-// The program stays alive until its promise settles. With `profile` the promise gives a Float64Array of nanoseconds.
-Napi::Value replay(Napi::Env env, Napi::External<Program> program, bool profile, DescribeFn describe);
+// Once for each environment (the main thread, each worker), before its first replay: an environment that goes away
+// takes its replays with it.
+void replay_init(napi_env env);
+
+// program: the external of a Program, which stays alive until its promise settles. With `profile` the promise gives a
+// Float64Array of nanoseconds. Null with a JavaScript exception pending when it cannot be queued.
+napi_value replay(napi_env env, napi_value program, bool profile, DescribeFn describe);
 
 }  // namespace ansatz

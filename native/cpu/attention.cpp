@@ -7,6 +7,12 @@
 namespace ansatz {
 namespace {
 
+// `visible` and `keep`, which most callers leave out altogether.
+void read_masks(Problem& p, const Call& c, int first) {
+  if (c.np > first) p.visible = c.ptr<const int32_t>(first);
+  if (c.np > first + 1) p.keep = c.ptr<const int32_t>(first + 1);
+}
+
 void attention(const Call& c) {
   Problem p = read_problem(c);
   p.out = rows_of(c, 0, c.i[9]);
@@ -14,6 +20,7 @@ void attention(const Call& c) {
   p.q = rows_of(c, 2, c.i[6]), p.k = rows_of(c, 3, c.i[7]), p.v = rows_of(c, 4, c.i[8]);
   p.bias = c.ptr<const float>(5);
   p.seg_q = c.ptr<const int32_t>(6), p.seg_k = c.ptr<const int32_t>(7);
+  read_masks(p, c, 8);
   const bool pair = has_bf16_dot && p.q.dtype == BF16;
   // Blocks of a head that share packed keys: as many as still leave 64 tasks. Late blocks see the most keys under a
   // causal mask: start them first, so that the last to finish are short.
@@ -58,6 +65,7 @@ void attention_bwd(const Call& c) {
   p.lse = c.ptr<float>(9);
   p.bias = c.ptr<const float>(10);
   p.seg_q = c.ptr<const int32_t>(11), p.seg_k = c.ptr<const int32_t>(12);
+  read_masks(p, c, 13);
   g.dq = rows_of(c, 0, c.i[13]), g.dk = rows_of(c, 1, c.i[14]), g.dv = rows_of(c, 2, c.i[15]);
   g.dbias = p.bias_mode ? c.ptr<float>(3) : nullptr;
   g.dout = rows_of(c, 4, c.i[16]);

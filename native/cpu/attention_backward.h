@@ -208,7 +208,7 @@ void backward_chunk(const Problem& p, const Gradients& g, int64_t b, int64_t kv_
   for (int64_t h = kv_head * p.group; h < (kv_head + 1) * p.group; h++)
     for (int64_t block = 0; block < p.blocks; block++) {
       const int64_t q0 = block * lanes, q1 = smaller(q0 + lanes, p.Tq);
-      const Range keys = visible_keys(p, q0, q1);
+      const Range keys = visible_keys(p, b, q0, q1);
       if (keys.empty() && c == 0) {   // nobody else will write this block's dQ
         std::memset(t.dq, 0, static_cast<size_t>(Dp) * sizeof(float));
         for (int64_t i = q0; i < q1; i++)

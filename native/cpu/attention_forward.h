@@ -121,7 +121,7 @@ void forward_blocks(const Problem& p, int64_t b, int64_t h, int64_t first, int64
     transpose_words(t.q_t + k * lanes * Dp, lanes, t.O, Dw, s.width, Dw);
     states[k].started = false;
     for (int64_t l = 0; l < lanes; l++) states[k].max[l] = -infinity, states[k].sum[l] = 0.0f;
-    keys[k] = visible_keys(p, s.q0, s.q0 + s.nq);
+    keys[k] = visible_keys(p, b, s.q0, s.q0 + s.nq);
     if (!keys[k].empty()) all = Range{smaller(all.begin, keys[k].begin), larger(all.end, keys[k].end)};
   }
   for (int64_t k0 = all.begin; k0 < all.end; k0 += key_tile) {

@@ -31,6 +31,8 @@ struct Problem {
   const float* bias;
   const int32_t* seg_q;
   const int32_t* seg_k;
+  const int32_t* visible;   // [B,Tq] or null: with a causal mask, keys up to this one are seen too (prefix-LM)
+  const int32_t* keep;      // [B,Tk] or null: a key with 0 is seen by the query at its own position only
   int64_t Dp;      // D padded to whole vectors
   int64_t group;   // query heads for each key head
   int64_t blocks;  // of queries
@@ -61,11 +63,19 @@ struct Range {
   bool empty() const { return end <= begin; }
 };
 
-// Keys that some query of [q0, q1) can see by position alone, from a tile's beginning.
-inline Range visible_keys(const Problem& p, int64_t q0, int64_t q1) {
+// The last key that some query of [q0, q1) reaches under a causal mask.
+inline int64_t furthest_key(const Problem& p, int64_t b, int64_t q0, int64_t q1) {
+  int64_t furthest = p.position(q1 - 1);
+  if (p.visible)
+    for (int64_t i = q0; i < q1; i++) furthest = larger(furthest, p.visible[b * p.Tq + i]);
+  return furthest;
+}
+
+// Keys that some query of [q0, q1) of batch b can see by position alone, from a tile's beginning.
+inline Range visible_keys(const Problem& p, int64_t b, int64_t q0, int64_t q1) {
   const int64_t first = p.position(q0), last = p.position(q1 - 1);
   const int64_t begin = p.window ? larger(0, first - p.window + 1) : 0;
-  const int64_t end = p.causal ? last + 1 : p.window ? last + p.window : p.Tk;
+  const int64_t end = p.causal ? furthest_key(p, b, q0, q1) + 1 : p.window ? last + p.window : p.Tk;
   return Range{begin / key_tile * key_tile, smaller(end, p.Tk)};
 }
 
@@ -83,14 +93,22 @@ inline MinMax segment_range(const int32_t* s, int64_t n) {
 struct QueryBlock {
   int64_t b, h, q0, nq, width;        // width: lanes in use, whole vectors (pairs of them: see adjacent_pairs)
   MinMax segments;
+  MinMax reaches;                     // of the lanes in use
   alignas(64) int32_t position[lanes];
+  alignas(64) int32_t reach[lanes];   // under a causal mask: the last key that a lane sees
   alignas(64) int32_t segment[lanes];
 };
 
 inline void set_block(const Problem& p, QueryBlock& s, int64_t b, int64_t h, int64_t block) {
   s.b = b, s.h = h, s.q0 = block * lanes, s.nq = smaller(lanes, p.Tq - s.q0);
   s.width = round_up(s.nq, 2 * W);
-  for (int64_t l = 0; l < lanes; l++) s.position[l] = static_cast<int32_t>(p.position(s.q0 + l));
+  for (int64_t l = 0; l < lanes; l++) s.position[l] = s.reach[l] = static_cast<int32_t>(p.position(s.q0 + l));
+  if (p.visible)
+    for (int64_t l = 0; l < s.nq; l++) {
+      const int32_t to = p.visible[b * p.Tq + s.q0 + l];
+      s.reach[l] = to > s.reach[l] ? to : s.reach[l];
+    }
+  s.reaches = segment_range(s.reach, s.nq);
   if (!p.seg_q) return;
   const int32_t* seg = p.seg_q + b * p.Tq + s.q0;
   s.segments = segment_range(seg, s.nq);
@@ -101,17 +119,28 @@ inline void set_block(const Problem& p, QueryBlock& s, int64_t b, int64_t h, int
 // that lane l sees no key after l; the products then leave most of the dark half out.
 enum class Visibility { none, all, some, diagonal };
 
+// Whether some lane sees beyond its own position.
+inline bool reaches_ahead(const Problem& p, const QueryBlock& s) {
+  for (int64_t l = 0; p.visible && l < s.nq; l++)
+    if (s.reach[l] > s.position[l]) return true;
+  return false;
+}
+
 inline Visibility tile_visibility(const Problem& p, const QueryBlock& s, int64_t k0, int64_t nk) {
   const int64_t first = p.position(s.q0), last = p.position(s.q0 + s.nq - 1), k1 = k0 + nk - 1;
-  if (p.causal && k0 > last) return Visibility::none;
-  if (p.window && (first - k1 >= p.window || k0 - last >= p.window)) return Visibility::none;
-  bool all = !(p.causal && k1 > first) && !(p.window && (last - k0 >= p.window || k1 - first >= p.window));
+  if (p.causal && k0 > s.reaches.hi) return Visibility::none;
+  if (p.window && (first - k1 >= p.window || (!p.causal && k0 - last >= p.window))) return Visibility::none;
+  const bool behind = p.window && last - k0 >= p.window, ahead = p.window && !p.causal && k1 - first >= p.window;
+  bool all = !(p.causal && k1 > s.reaches.lo) && !behind && !ahead;
   if (p.seg_q) {
     const MinMax sk = segment_range(p.seg_k + s.b * p.Tk + k0, nk);
     if (sk.lo > s.segments.hi || sk.hi < s.segments.lo) return Visibility::none;
     all = all && sk.lo == sk.hi && s.segments.lo == s.segments.hi && sk.lo == s.segments.lo;
   }
-  return all ? Visibility::all : p.causal && k0 == first ? Visibility::diagonal : Visibility::some;
+  if (p.keep)
+    for (int64_t j = 0; all && j < nk; j++) all = p.keep[s.b * p.Tk + k0 + j] != 0;
+  if (all) return Visibility::all;
+  return p.causal && k0 == first && !reaches_ahead(p, s) ? Visibility::diagonal : Visibility::some;
 }
 
 }  // namespace

@@ -68,7 +68,8 @@ inline BiasTile load_bias(const Problem& p, const QueryBlock& s, int64_t k0, int
 }
 
 // S (raw products) becomes logits times log2 e: scaled, biased, and -inf where the key is not visible, also in the row
-// that makes nk even. A lane sees key j when low(j) <= position < high(j) and the segments agree.
+// that makes nk even. A lane sees key j when low(j) <= reach (without a causal mask: position), position < high(j),
+// the segments agree, and the key is kept or the lane's own.
 inline void mask_tile(const Problem& p, const QueryBlock& s, int64_t k0, int64_t nk, bool diagonal, float* S,
                       float* room) {
   const vf c = splat(p.scale * log2e), minus_infinity = splat(-infinity);
@@ -79,10 +80,14 @@ inline void mask_tile(const Problem& p, const QueryBlock& s, int64_t k0, int64_t
     const int64_t high = p.window ? key + p.window : INT32_MAX;
     const vi lo = splat_i(static_cast<int32_t>(larger(low, INT32_MIN)));
     const vi hi = splat_i(static_cast<int32_t>(smaller(high, INT32_MAX)));
+    const bool dropped = p.keep && p.keep[s.b * p.Tk + key] == 0;
+    const vi own = splat_i(static_cast<int32_t>(key));
     const vi segment = splat_i(p.seg_k ? p.seg_k[s.b * p.Tk + key] : 0);
     for (int64_t l = diagonal ? j / 32 * 32 : 0; l < s.width; l += W) {
       const vi pos = *reinterpret_cast<const vi_u*>(s.position + l);
-      vi seen = (pos >= lo) & (pos < hi);
+      const vi reach = *reinterpret_cast<const vi_u*>((p.causal ? s.reach : s.position) + l);
+      vi seen = (reach >= lo) & (pos < hi);
+      if (dropped) seen &= pos == own;
       if (p.seg_k) seen &= *reinterpret_cast<const vi_u*>(s.segment + l) == segment;
       vf x = load(S + j * lanes + l) * c;
       if (bias.first) x = x + load(bias.first + j * bias.step + l);

@@ -78,6 +78,31 @@ template <WordKind KIND> struct Engine {
     }
   }
 
+  // The whole product on one thread, where each pass packs the columns once for all rows.
+  static void tall(const Gemm& g, int thread) {
+    const int64_t all_steps = step_count(KIND, g.k), steps = min64(all_steps, KC), mt = ceil_div(g.m, MR);
+    const int64_t passes = max64(1, ceil_div(all_steps, KC)), nt = ceil_div(g.n, NR), nb = min64(nt, TASK_COLS / NR);
+    const int64_t mb = min64(mt, max64(1, A_WORDS / (max64(steps, 1) * MR))), tiles = passes > 1 ? mt * nb : 0;
+    char* const own = static_cast<char*>(
+        pool_scratch(thread, 0, mb * panel_words(steps, MR) * 4 + 64 + tiles * int64_t(sizeof(TileSums))));
+    TileSums* const sums = reinterpret_cast<TileSums*>(own);
+    uint32_t* const pa = reinterpret_cast<uint32_t*>(own + tiles * int64_t(sizeof(TileSums)));
+    uint32_t* const pb = static_cast<uint32_t*>(pool_scratch(thread, 1, nb * panel_words(steps, NR) * 4));
+    for (int64_t j = 0; j < nt; j += nb) {
+      const int64_t je = min64(nt, j + nb);
+      for (int64_t p = 0; p < passes; p++) {
+        const int64_t k0 = p * KC * PER_STEP, k1 = min64(g.k, k0 + KC * PER_STEP), n = step_count(KIND, k1 - k0);
+        pack<KIND, NR>(pb, g.b, g.n, j, je, k0, k1);
+        for (int64_t i = 0; i < mt; i += mb) {
+          const int64_t ie = min64(mt, i + mb);
+          pack<KIND, MR>(pa, g.a, g.m, i, ie, k0, k1);
+          multiply_panels<DOT>(g, pa, i, ie, pb, j, je, n, passes > 1 ? sums + i * (je - j) : nullptr, p == 0,
+                               p + 1 == passes);
+        }
+      }
+    }
+  }
+
   static void whole(const Gemm& g, int thread) { slice(g, thread, 0, ceil_div(g.n, NR)); }
 
   // All rows, column panels [j0, j1).
@@ -281,6 +306,12 @@ void ANSATZ_GEMM_TASK(const Gemm& g, int thread) {
   if (g.m <= 0 || g.n <= 0) return;
   if (g.bf16_products) Engine<BF16_WORDS>::whole(upright(g), thread);
   else Engine<FLOATS>::whole(upright(g), thread);
+}
+
+void ANSATZ_GEMM_ROWS(const Gemm& g, int thread) {
+  if (g.m <= 0 || g.n <= 0) return;
+  if (g.bf16_products) Engine<BF16_WORDS>::tall(g, thread);
+  else Engine<FLOATS>::tall(g, thread);
 }
 
 }  // namespace ansatz

@@ -37,6 +37,7 @@ struct Gemm {
 #define ANSATZ_GEMM_PACK ANSATZ_CAT(gemm_pack_, , , ANSATZ_LEVEL)
 #define ANSATZ_GEMM_PACKED_BYTES ANSATZ_CAT(gemm_packed_bytes_, , , ANSATZ_LEVEL)
 #define ANSATZ_GEMM_TASK ANSATZ_CAT(gemm_task_, , , ANSATZ_LEVEL)
+#define ANSATZ_GEMM_ROWS ANSATZ_CAT(gemm_rows_, , , ANSATZ_LEVEL)
 
 // Uses the pool. Scratch slots 0 and 1 of every thread and slot 2 of thread 0 are taken while it runs.
 void ANSATZ_GEMM_RUN(const Gemm& g);
@@ -47,5 +48,7 @@ void ANSATZ_GEMM_PACK(const Gemm& g, void* packed);
 // The same product on the calling thread, for use inside a pool task. Scratch slots 0 and 1 of that thread;
 // b_packed is not used here.
 void ANSATZ_GEMM_TASK(const Gemm& g, int thread);
+// The same where the number of rows comes from data: a row's bits do not depend on m (no other path for few rows).
+void ANSATZ_GEMM_ROWS(const Gemm& g, int thread);
 
 }  // namespace ansatz

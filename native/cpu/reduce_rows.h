@@ -26,8 +26,8 @@ template <class F> ANSATZ_INLINE void for_vectors(int64_t n, const F& f) {
 }
 
 // A NaN wins, unlike in vmax and vmin. V is a scalar or a vector.
-template <class V> ANSATZ_INLINE V nan_max(V a, V b) { return (a > b) | (a != a) ? a : b; }
-template <class V> ANSATZ_INLINE V nan_min(V a, V b) { return (a < b) | (a != a) ? a : b; }
+template <class V> ANSATZ_INLINE V nan_max(V a, V b) { return ((a > b) | (a != a)) ? a : b; }
+template <class V> ANSATZ_INLINE V nan_min(V a, V b) { return ((a < b) | (a != a)) ? a : b; }
 
 // What a reduction does to floats: to one another, and (for sums) in double between blocks.
 struct Sum {

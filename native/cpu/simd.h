@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "../core/kernel.h"
+#include "shuffle.h"
 
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
@@ -203,7 +204,7 @@ ANSATZ_INLINE vf vlog(vf x) {
   y = y * m * z + ef * -2.12194440e-4f - 0.5f * z;
   vf result = m + y + ef * 0.693359375f;
   result = (x == 0.0f) ? splat(-__builtin_inff()) : result;
-  result = (x < 0.0f) | (x != x) ? splat(__builtin_nanf("")) : result;
+  result = ((x < 0.0f) | (x != x)) ? splat(__builtin_nanf("")) : result;
   return (x == __builtin_inff()) ? splat(__builtin_inff()) : result;
 }
 

@@ -6,24 +6,23 @@ namespace {
 
 EncoderSpec spec_of(const Napi::Object& o) {
   EncoderSpec spec;
-  const std::vector<uint32_t> byte_ids = integers_of(o.Get("byteIds"));
-  std::memcpy(spec.byte_ids, byte_ids.data(), sizeof spec.byte_ids);
-  spec.merges = integers_of(o.Get("merges"));
-  spec.pattern = pattern_of(o.Get("pattern").As<Napi::Object>());
-  spec.prefix = static_cast<EncoderSpec::Prefix>(o.Get("prefix").As<Napi::Number>().Int32Value());
+  byte_ids_of(get(o, "byteIds"), spec.byte_ids);
+  spec.merges = integers_of(get(o, "merges"));
+  spec.pattern = pattern_of(get(o, "pattern"));
+  spec.prefix = static_cast<EncoderSpec::Prefix>(number_of(get(o, "prefix")));
 
   // Words as one buffer: word k lies between ends[k - 1] and ends[k].
-  const std::string bytes = bytes_of(o.Get("wordBytes"));
-  const std::vector<uint32_t> ends = integers_of(o.Get("wordEnds")), ids = integers_of(o.Get("wordIds"));
+  const std::string bytes = bytes_of(get(o, "wordBytes"));
+  const std::vector<uint32_t> ends = integers_of(get(o, "wordEnds")), ids = integers_of(get(o, "wordIds"));
   for (size_t k = 0, begin = 0; k < ids.size(); begin = ends[k++])
     spec.whole_words.emplace_back(bytes.substr(begin, ends[k] - begin), static_cast<int32_t>(ids[k]));
 
-  const Napi::Array added = o.Get("added").As<Napi::Array>();
-  for (uint32_t k = 0; k < added.Length(); k++) {
+  const Napi::Array added = get(o, "added").As<Napi::Array>();
+  for (uint32_t k = 0, count = added.IsEmpty() ? 0 : added.Length(); k < count; k++) {
     const Napi::Object a = added.Get(k).As<Napi::Object>();
-    const auto flag = [&a](const char* name) { return a.Get(name).As<Napi::Boolean>().Value(); };
+    const auto flag = [&a](const char* name) { return flag_of(get(a, name)); };
     (flag("normalized") ? spec.normalized_added : spec.raw_added)
-        .push_back({bytes_of(a.Get("bytes")), a.Get("id").As<Napi::Number>().Int32Value(), flag("singleWord"),
+        .push_back({bytes_of(get(a, "bytes")), static_cast<int32_t>(number_of(get(a, "id"))), flag("singleWord"),
                     flag("lstrip"), flag("rstrip")});
   }
   return spec;
@@ -71,7 +70,7 @@ class EncoderObject : public Napi::ObjectWrap<EncoderObject> {
     const std::vector<Section> sections =
         encoder_.split_added(span_of(info[0]), info[1].As<Napi::Boolean>().Value());
     Napi::Float64Array out = Napi::Float64Array::New(info.Env(), sections.size() * 3);
-    for (size_t k = 0; k < sections.size(); k++) {
+    for (size_t k = 0; k < (out.IsEmpty() ? 0 : sections.size()); k++) {
       out[3 * k] = static_cast<double>(sections[k].begin);
       out[3 * k + 1] = static_cast<double>(sections[k].end);
       out[3 * k + 2] = sections[k].id;

@@ -7,13 +7,13 @@ namespace {
 
 TrainerSpec spec_of(const Napi::Object& o) {
   TrainerSpec spec;
-  spec.vocab_size = o.Get("vocabSize").As<Napi::Number>().Uint32Value();
-  spec.min_frequency = static_cast<uint64_t>(o.Get("minFrequency").As<Napi::Number>().Int64Value());
-  const std::vector<uint32_t> byte_ids = integers_of(o.Get("byteIds"));
-  std::memcpy(spec.byte_ids, byte_ids.data(), sizeof spec.byte_ids);
-  const Napi::Array reserved = o.Get("reserved").As<Napi::Array>();
-  for (uint32_t k = 0; k < reserved.Length(); k++) spec.reserved.push_back(bytes_of(reserved.Get(k)));
-  spec.pattern = pattern_of(o.Get("pattern").As<Napi::Object>());
+  spec.vocab_size = static_cast<uint32_t>(number_of(get(o, "vocabSize")));
+  spec.min_frequency = static_cast<uint64_t>(number_of(get(o, "minFrequency")));
+  byte_ids_of(get(o, "byteIds"), spec.byte_ids);
+  const Napi::Array reserved = get(o, "reserved").As<Napi::Array>();
+  for (uint32_t k = 0, count = reserved.IsEmpty() ? 0 : reserved.Length(); k < count; k++)
+    spec.reserved.push_back(bytes_of(reserved.Get(k)));
+  spec.pattern = pattern_of(get(o, "pattern"));
   return spec;
 }
 
@@ -76,7 +76,7 @@ class TrainerObject : public Napi::ObjectWrap<TrainerObject> {
     if (!free(info.Env())) return info.Env().Undefined();
     const std::vector<uint32_t>& merges = trainer_.merges();
     Napi::Uint32Array out = Napi::Uint32Array::New(info.Env(), merges.size());
-    if (!merges.empty()) std::memcpy(out.Data(), merges.data(), merges.size() * sizeof(uint32_t));
+    if (!merges.empty() && !out.IsEmpty()) std::memcpy(out.Data(), merges.data(), merges.size() * sizeof(uint32_t));
     return out;
   }
 

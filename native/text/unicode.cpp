@@ -12,8 +12,8 @@ ClassTable::ClassTable() {
     const uint32_t first = unicode_runs[k] >> 4, next = k + 1 < count ? unicode_runs[k + 1] >> 4 : size;
     std::memset(of + first, static_cast<int>(unicode_runs[k] & 15), next - first);
   }
-  of['\r'] |= NEWLINE;
-  of['\n'] |= NEWLINE;
+  of[0x0a] |= NEWLINE;
+  of[0x0d] |= NEWLINE;
 }
 
 const ClassTable& class_table() {

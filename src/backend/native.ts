@@ -52,6 +52,11 @@ function candidates(): string[] {
  */
 export function native(): Native {
   if (loaded) return loaded;
+  const named = process.env.ANSATZ_NATIVE;
+  if (named && !existsSync(named))
+    throw new AnsatzError(`ANSATZ_NATIVE names ${named}, and there is no such file`, {
+      hint: 'unset ANSATZ_NATIVE, or correct it',
+    });
   const path = candidates().find(existsSync);
   if (!path) throw new AnsatzError('the native addon is not built', { hint: 'npm run build' });
   try {

@@ -28,7 +28,8 @@ export function action<A extends unknown[]>(
         try {
           await run(output, ...(all as A));
         } catch (error) {
-          throw inThisShell(error, `ansatz ${command.name()} --help`);
+          const group = command.parent?.parent ? `${command.parent.name()} ` : '';
+          throw inThisShell(error, `ansatz ${group}${command.name()} --help`);
         }
       });
     });

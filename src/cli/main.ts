@@ -1,7 +1,9 @@
 /** The command line: one file a command under commands/. */
 import { Command, CommanderError } from 'commander';
+import { evaluateCommand } from './commands/evaluate.ts';
 import { generateCommand } from './commands/generate.ts';
 import { inspectCommand } from './commands/inspect.ts';
+import { mupCommand } from './commands/mup.ts';
 import { prepareCommand } from './commands/prepare.ts';
 import { quickstartCommand } from './commands/quickstart.ts';
 import { trainCommand } from './commands/train.ts';
@@ -18,8 +20,10 @@ export function program(): Command {
     .showHelpAfterError(false)
     .addCommand(trainCommand())
     .addCommand(generateCommand())
+    .addCommand(evaluateCommand())
     .addCommand(inspectCommand())
     .addCommand(prepareCommand())
+    .addCommand(mupCommand())
     .addCommand(quickstartCommand())
     .addHelpText(
       'after',
@@ -30,7 +34,7 @@ export function program(): Command {
 /** Parses and runs; sets the exit code: 0, 1 for a failure, 2 for a command line that was not understood. */
 export async function main(argv: readonly string[]): Promise<void> {
   const root = program();
-  for (const command of [root, ...root.commands]) {
+  for (const command of [root, ...root.commands, ...root.commands.flatMap((c) => c.commands)]) {
     command.exitOverride();
     command.configureOutput({ writeOut: (text) => process.stdout.write(spoken(text)), outputError: () => {} });
     command.helpOption('--help', 'show this help');

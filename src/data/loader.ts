@@ -95,7 +95,7 @@ export class Loader {
   }
 
   /** Fills `into` (or a new batch) with this rank's next rows; pass the same batch again to allocate nothing. */
-  next(into: TokenBatch = createBatch(this.batch, this.length)): TokenBatch {
+  next(into: TokenBatch = createBatch(this.batch, this.length, this.#sources[0].packing.extras)): TokenBatch {
     if (into.batch !== this.batch || into.length !== this.length) {
       throw new RangeError(`a batch of ${into.batch} x ${into.length} for a loader of ${this.batch} x ${this.length}`);
     }
@@ -107,9 +107,9 @@ export class Loader {
       const cursor = this.#cursors[s];
       const row = k - mine;
       if (row >= 0 && row < this.batch) {
-        targets += this.#sources[s].packing.fill(this.#orders[s].at(cursor.index), into, row);
         into.sources[row] = s;
         into.samples[row] = this.#sample;
+        targets += this.#sources[s].packing.fill(this.#orders[s].at(cursor.index), into, row);
       }
       this.#sample++;
       if (++cursor.index === cursor.rows) {
@@ -170,7 +170,8 @@ export class Loader {
 }
 
 function fingerprintOf(packing: Packing): string {
-  return `${packing.data.fingerprint}/${packing.mode}/${packing.documentStart}/${packing.length}`;
+  const plain = `${packing.data.fingerprint}/${packing.mode}/${packing.documentStart}/${packing.length}`;
+  return packing.transform ? `${plain}/${packing.transform}` : plain;
 }
 
 function checkSources(sources: readonly LoaderSource[]): void {

@@ -1,5 +1,5 @@
 import { packBestFit } from './packing-best-fit.ts';
-import { IGNORE, PAD_SEGMENT, type TokenBatch, type TokenData } from './types.ts';
+import { type BatchExtras, IGNORE, PAD_SEGMENT, type TokenBatch, type TokenData } from './types.ts';
 
 /**
  * `learn`: the end-of-text token in front of a document is its first input, so the first word is predicted from
@@ -29,7 +29,11 @@ export interface Packing {
   readonly rows: number;
   /** Share of positions that hold padding. */
   readonly padding: number;
-  /** Writes row `index` into row `row` of the batch; returns the number of targets that are not IGNORE. */
+  /** What its batches have beyond inputs and targets. */
+  readonly extras?: BatchExtras;
+  /** Names what rows are made into, where they are not plain rows of the stream. */
+  readonly transform?: string;
+  /** Writes row `index` into row `row` of the batch, whose sample number is there already; returns the number of targets that are not IGNORE. */
   fill(index: number, batch: TokenBatch, row: number): number;
 }
 

@@ -68,10 +68,38 @@ export interface TokenBatch {
   readonly samples: Float64Array;
   /** Targets that are not IGNORE. */
   targetCount: number;
+  /** Index in the row up to which a token sees, also ahead of it; absent where no objective asks for it. */
+  readonly visible?: Int32Array;
+  /** 0 hides a token from all others. */
+  readonly keep?: Int32Array;
+  /** B rows of another length that an encoder reads, segment s for segment s of the decoder. */
+  readonly encoder?: EncoderRows;
 }
 
-export function createBatch(batch: number, length: number): TokenBatch {
+export interface EncoderRows {
+  readonly length: number;
+  readonly inputs: Int32Array;
+  readonly segments: Int32Array;
+  readonly positions: Int32Array;
+}
+
+/** What a batch has beyond inputs and targets. */
+export interface BatchExtras {
+  readonly visible?: boolean;
+  readonly keep?: boolean;
+  /** Positions of an encoder row. */
+  readonly encoder?: number;
+}
+
+export function createBatch(batch: number, length: number, extras: BatchExtras = {}): TokenBatch {
   const n = batch * length;
+  const rows = batch * (extras.encoder ?? 0);
+  const encoder = () => ({
+    length: extras.encoder!,
+    inputs: new Int32Array(rows),
+    segments: new Int32Array(rows),
+    positions: new Int32Array(rows),
+  });
   return {
     batch,
     length,
@@ -82,5 +110,8 @@ export function createBatch(batch: number, length: number): TokenBatch {
     sources: new Int32Array(batch),
     samples: new Float64Array(batch),
     targetCount: 0,
+    ...(extras.visible ? { visible: new Int32Array(n).fill(-1) } : {}),
+    ...(extras.keep ? { keep: new Int32Array(n).fill(1) } : {}),
+    ...(rows > 0 ? { encoder: encoder() } : {}),
   };
 }

@@ -15,10 +15,11 @@ import {
   type ParamSpec,
   type ParamTree,
   type SlotContext,
+  tap,
   tensorOf,
 } from '../nn/index.ts';
 import { add, affine, dropout, embedding, type Tensor } from '../tensor/index.ts';
-import type { Batch, Loss, Model } from './model.ts';
+import type { Loss, Model, ModelInputs } from './model.ts';
 import { blockSlot, headWidth, type ModelSpec } from './spec.ts';
 
 interface Block extends Module {
@@ -41,7 +42,8 @@ export function buildDecoder(spec: ModelSpec): Model {
   const dims = { width, depth, vocab, context, tied };
   const parametrisation = buildParametrisation(spec.parametrisation, { width, depth, headWidth: headWidth(spec) });
   const { scales } = parametrisation;
-  const shared = { dims, headWidth: headWidth(spec), scales, zLoss: spec.zLoss };
+  const { heads } = spec.attention as { heads?: number };
+  const shared = { dims, headWidth: headWidth(spec), heads, scales, zLoss: spec.zLoss };
   const positions = buildSlot('positions', spec.positions, { ...shared, positions: {}, layer: 0 });
   const at = (layer: number): SlotContext => ({ ...shared, positions, layer });
   const norm = (layer: number): Norm => buildSlot('norm', spec.norm, at(layer));
@@ -54,16 +56,19 @@ export function buildDecoder(spec: ModelSpec): Model {
   const embed: Module = { params: { weight: embeddingTable(spec) } };
   const table = (p: ParamTree): Tensor => tensorOf(childOf(p, 'embed'), 'weight');
 
-  const hidden = (p: ParamTree, batch: Pick<Batch, 'inputs' | 'segments' | 'positions'>, c: ForwardContext): Tensor => {
+  const hidden = (p: ParamTree, batch: ModelInputs, c: ForwardContext): Tensor => {
     const positionParams = childOf(p, 'positions');
-    const inner: ForwardContext = { ...c, segments: batch.segments, positions: batch.positions, positionParams };
+    const { segments, positions: at, visible = null, keep = null, pairs } = batch;
+    const inner = { ...c, segments, positions: at, visible, keep, pairs: pairs?.self, positionParams };
     let x_BTd = embedding(table(p), batch.inputs, 'f32');
     if (scales.embedding !== 1) x_BTd = affine(x_BTd, scales.embedding, 0);
     if (positions.embed) x_BTd = positions.embed(positionParams, x_BTd, inner);
     if (inner.random && spec.dropout > 0) x_BTd = dropout(x_BTd, inner.random, spec.dropout, inner.nextStream());
+    tap(c, 'embedding', () => x_BTd);
     const trees = childOf(p, 'blocks');
     blocks.forEach((b, k) => {
       x_BTd = b.forward(childOf(trees, String(k)), x_BTd, inner);
+      tap(c, `blocks.${k}.residual`, () => x_BTd);
     });
     return finalNorm.forward(childOf(p, 'norm'), x_BTd, inner);
   };
@@ -83,9 +88,10 @@ export function buildDecoder(spec: ModelSpec): Model {
     logits: (p, h, c) => head.logits(childOf(p, 'head'), table(p), h, c),
     loss: (p, batch, c): Loss => {
       const h = hidden(p, batch, c);
+      tap(c, 'logits', () => head.logits(childOf(p, 'head'), table(p), h, c));
       const { loss, rows } = head.loss(childOf(p, 'head'), table(p), h, batch.targets, batch.weights, c);
       let total = loss;
-      for (const term of c.losses.values()) total = add(total, term);
+      for (const term of c.losses.values()) total = add(total, c.share === 1 ? term : affine(term, c.share, 0));
       return { total, rows };
     },
   };

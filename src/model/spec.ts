@@ -7,8 +7,8 @@ import { AnsatzError } from '../backend/errors.ts';
 import { parametrisationSchema, type SlotConfig, slotSchema } from '../nn/index.ts';
 
 export const modelSpecSchema = z.strictObject({
-  /** How blocks are stacked; layouts register themselves (src/model/layouts.ts). */
-  layout: z.string().default('decoder'),
+  /** How blocks are stacked: a name, or { kind, ...options }; layouts register themselves (src/model/model.ts). */
+  layout: z.union([z.string(), z.looseObject({ kind: z.string() })]).default('decoder'),
   /** Number of token ids. */
   vocab: z.int().positive(),
   /** Longest sequence that positions are made for. */

@@ -2,7 +2,9 @@
 import { z } from 'zod';
 import { AnsatzError } from '../backend/errors.ts';
 import { attentionPacked, reshape } from '../tensor/index.ts';
-import { linear, matrix, vector, writeBranch } from './linear.ts';
+import { attendInPieces, attentionLogits, PIECE } from './attention-pieces.ts';
+import { tap } from './context.ts';
+import { linear, matrix, packed, vector, writeBranch } from './linear.ts';
 import { type ParamSpec, tensorOf } from './module.ts';
 import { registerSlot } from './slots.ts';
 
@@ -10,6 +12,7 @@ registerSlot({
   slot: 'attention',
   kind: 'full',
   summary: 'softmax attention; grouped-query heads (Ainslie et al. 2023), optional sliding window',
+  generalMasks: true,
   options: z.strictObject({
     heads: z.int().positive(),
     /** Heads of keys and values; fewer than `heads` share them. */
@@ -21,31 +24,43 @@ registerSlot({
     bias: z.boolean().default(false),
     dropout: z.number().min(0).lt(1).default(0),
   }),
-  build: (config, { dims, positions, headWidth: d, scales }) => {
+  build: (config, { dims, positions, headWidth: d, scales, layer, causal = true }) => {
     const { heads, window, bias } = config;
     const kvHeads = config.kvHeads ?? heads;
     if (heads % kvHeads)
       throw new AnsatzError(`attention: ${heads} query heads do not share ${kvHeads} key heads evenly`);
-    const packed = (heads + 2 * kvHeads) * d;
+    const { reach } = positions;
+    const size = Math.min(PIECE, Math.floor((reach ?? Infinity) / 2));
+    const long = reach !== undefined && dims.context > reach ? positions.pieces!(dims.context, size) : null;
+    if (long && !causal)
+      throw new AnsatzError(`attention in pieces is causal: a context of ${dims.context} is too long for an encoder`, {
+        hint: `lower model.context to ${reach}, or use positions without a limit`,
+      });
+    const scale = scales.attention(d);
+    const rows = [heads * d, kvHeads * d, kvHeads * d];
+    const all = (heads + 2 * kvHeads) * d;
     return {
       params: {
-        qkv: matrix(packed, dims.width),
+        qkv: packed(rows, dims.width),
         out: matrix(dims.width, heads * d, 1 / Math.sqrt(2 * dims.depth)),
-        ...(bias ? { qkvBias: vector(packed, 0), outBias: vector(dims.width, 0) } : {}),
+        ...(bias ? { qkvBias: vector(all, 0), outBias: vector(dims.width, 0) } : {}),
       } as Record<string, ParamSpec>,
       forward: (p, x, residual, c) => {
         const [b, t] = x.shape;
         let qkv = linear(x, tensorOf(p, 'qkv'), c, { bias: bias ? tensorOf(p, 'qkvBias') : null });
         qkv = reshape(qkv, [b, t, heads + 2 * kvHeads, d]);
-        if (positions.rotate) qkv = positions.rotate(qkv, heads, kvHeads, c);
-        const relative = positions.bias ? positions.bias(c.positionParams, heads, t, t, c) : null;
-        const mixed = attentionPacked(qkv, heads, kvHeads, {
-          causal: true,
-          window,
-          scale: scales.attention(d),
-          segments: c.segments,
-          bias: relative,
-        });
+        if (positions.rotate && !long) qkv = positions.rotate(qkv, heads, kvHeads, c);
+        tap(c, `blocks.${layer}.attention.logits`, () => attentionLogits(qkv, heads, kvHeads, scale));
+        const { segments, visible, keep } = c;
+        if (long && (visible || keep))
+          throw new AnsatzError(`attention in pieces follows the causal mask only: lower model.context to ${reach}`);
+        const options = { causal, window, scale, segments, visible, keep, pairs: window ? undefined : c.pairs };
+        const mixed = long
+          ? attendInPieces(qkv, long, { heads, kvHeads, window, scale, positions }, c, size)
+          : attentionPacked(qkv, heads, kvHeads, {
+              ...options,
+              bias: positions.bias ? positions.bias(c.positionParams, heads, t, t, c) : null,
+            });
         const flat = reshape(mixed, [b, t, heads * d]);
         return writeBranch(flat, tensorOf(p, 'out'), residual, c, {
           bias: bias ? tensorOf(p, 'outBias') : null,

@@ -14,12 +14,24 @@ export interface ForwardContext {
   readonly segments: Tensor | null;
   /** i32 [B, T]: positions of tokens; null: 0, 1, 2, ... */
   readonly positions: Tensor | null;
+  /** i32 [B, T]: a query sees keys up to this one even if they lie ahead of it (prefix-LM); null: none ahead. */
+  readonly visible: Tensor | null;
+  /** i32 [B, T]: keys with 0 are seen by their own query only (forgetful masking); null: all are kept. */
+  readonly keep: Tensor | null;
+  /** Pairs (query, key) seen in a row on average where segments make that known: for cost accounting alone. */
+  readonly pairs?: number;
   /** Parameters of the model's positions part, for biases that attention layers share. */
   readonly positionParams: ParamTree;
   /** Random numbers of this step; null outside training. */
   readonly random: RandomState | null;
+  /** f32 [1]: share of the training run that is done, in [0, 1); null outside training. A replayed step reads it anew. */
+  readonly progress: Tensor | null;
+  /** This pass's share of the step's batch (1 / micro-batches): what a mean over the pass weighs in the step's loss. */
+  readonly share: number;
   /** A fresh random stream for each use within a step. */
   nextStream(): number;
+  /** Where tap() puts activations under their names; null outside of measurements. */
+  readonly taps: Map<string, Tensor> | null;
   /** Named extra terms of the training loss (load balance and the like), each a scalar. */
   readonly losses: Map<string, Tensor>;
 }
@@ -33,10 +45,20 @@ export function forwardContext(
     training: false,
     segments: null,
     positions: null,
+    visible: null,
+    keep: null,
     random: null,
+    progress: null,
+    share: 1,
     losses: new Map(),
+    taps: null,
     positionParams: {},
     nextStream: () => stream++,
     ...options,
   };
+}
+
+/** Notes a named activation when somebody asked for them. What only a measurement needs is computed in `make`. */
+export function tap(c: ForwardContext, name: string, make: () => Tensor): void {
+  c.taps?.set(name, make());
 }

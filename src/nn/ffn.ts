@@ -1,8 +1,8 @@
 /** Feed-forward slot: a plain two-matrix layer, or a gated one. */
 import { z } from 'zod';
 import { gelu, geluErf, glu, relu, relu2, silu, type Tensor } from '../tensor/index.ts';
-import type { ForwardContext } from './context.ts';
-import { linear, matrix, vector, writeBranch } from './linear.ts';
+import { type ForwardContext, tap } from './context.ts';
+import { linear, matrix, packed, vector, writeBranch } from './linear.ts';
 import { type ParamSpec, type ParamTree, tensorOf } from './module.ts';
 import type { Scales } from './parametrise.ts';
 import { type ModelDims, registerSlot } from './slots.ts';
@@ -28,10 +28,15 @@ const down = (p: ParamTree, h: Tensor, residual: Tensor, c: ForwardContext, o: O
     dropout: o.dropout,
   });
 
-const params = (dims: ModelDims, inner: number, hidden: number, bias: boolean): Record<string, ParamSpec> => ({
-  up: matrix(inner, dims.width),
+const params = (
+  dims: ModelDims,
+  inner: readonly number[],
+  hidden: number,
+  bias: boolean,
+): Record<string, ParamSpec> => ({
+  up: inner.length > 1 ? packed(inner, dims.width) : matrix(hidden, dims.width),
   down: matrix(dims.width, hidden, 1 / Math.sqrt(2 * dims.depth)),
-  ...(bias ? { upBias: vector(inner, 0), downBias: vector(dims.width, 0) } : {}),
+  ...(bias ? { upBias: vector(inner.length * hidden, 0), downBias: vector(dims.width, 0) } : {}),
 });
 
 registerSlot({
@@ -42,10 +47,11 @@ registerSlot({
     ...shared,
     activation: z.enum(['gelu', 'gelu_erf', 'relu', 'relu2', 'silu']).default('gelu'),
   }),
-  build: (o, { dims, scales }) => ({
-    params: params(dims, o.hidden, o.hidden, o.bias),
+  build: (o, { dims, scales, layer }) => ({
+    params: params(dims, [o.hidden], o.hidden, o.bias),
     forward: (p, x, residual, c) => {
       const h = linear(x, tensorOf(p, 'up'), c, { bias: o.bias ? tensorOf(p, 'upBias') : null });
+      tap(c, `blocks.${layer}.ffn.pre`, () => h);
       return down(p, activations[o.activation](h), residual, c, o, scales);
     },
   }),
@@ -59,10 +65,11 @@ registerSlot({
     ...shared,
     activation: z.enum(['silu', 'gelu', 'relu', 'sigmoid', 'identity', 'gelu_erf']).default('silu'),
   }),
-  build: (o, { dims, scales }) => ({
-    params: params(dims, 2 * o.hidden, o.hidden, o.bias),
+  build: (o, { dims, scales, layer }) => ({
+    params: params(dims, [o.hidden, o.hidden], o.hidden, o.bias),
     forward: (p, x, residual, c) => {
       const h = linear(x, tensorOf(p, 'up'), c, { bias: o.bias ? tensorOf(p, 'upBias') : null });
+      tap(c, `blocks.${layer}.ffn.pre`, () => h);
       return down(p, glu(h, o.activation), residual, c, o, scales);
     },
   }),

@@ -18,6 +18,7 @@ registerSlot({
       fanIn: width,
       fanOut: vocab,
       decay: true,
+      logits: true,
     };
     const matrix = (p: ParamTree, table: Tensor): Tensor => (tied ? table : tensorOf(p, 'weight'));
     return {

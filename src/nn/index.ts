@@ -5,7 +5,7 @@ import './head.ts';
 import './norm.ts';
 import './positions.ts';
 
-export { type ForwardContext, forwardContext } from './context.ts';
+export { type ForwardContext, forwardContext, tap } from './context.ts';
 export * from './module.ts';
 export * from './parametrise.ts';
 export * from './slots.ts';

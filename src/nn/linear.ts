@@ -10,8 +10,18 @@ import type { ParamSpec } from './module.ts';
  */
 export function matrix(fanOut: number, fanIn: number, gain = 1): ParamSpec {
   const init = { kind: 'normal', std: gain / Math.sqrt(fanIn) } as const;
-  return { shape: [fanOut, fanIn], init, role: 'hidden', fanIn, fanOut, decay: true };
+  const depth = gain === 1 ? {} : { depthGain: gain };
+  return { shape: [fanOut, fanIn], init, role: 'hidden', fanIn, fanOut, decay: true, ...depth };
 }
+
+/** Matrices of the same inputs, one below the other: [sum of rows, in]. */
+export const packed = (rows: readonly number[], fanIn: number): ParamSpec => ({
+  ...matrix(
+    rows.reduce((a, b) => a + b, 0),
+    fanIn,
+  ),
+  parts: rows,
+});
 
 export function vector(size: number, value: number): ParamSpec {
   return { shape: [size], init: { kind: 'constant', value }, role: 'vector', fanIn: 1, fanOut: size, decay: false };

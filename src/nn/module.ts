@@ -30,6 +30,14 @@ export interface ParamSpec {
   readonly lrMult?: number;
   readonly decayMult?: number;
   readonly epsMult?: number;
+  /** The fan-in over that of the model whose rates were tuned, for optimisers that need another rate than `lrMult`. */
+  readonly widthMult?: number;
+  /** Factor of the initialisation that makes up for depth (matrix()); parametrisations of depth take it out. */
+  readonly depthGain?: number;
+  /** Rows of the matrices that are packed into this one (queries, keys, values), where they are not one matrix. */
+  readonly parts?: readonly number[];
+  /** Whether the product is multiplied by Scales.logits: the output matrix of a head. */
+  readonly logits?: boolean;
 }
 
 export interface Module {

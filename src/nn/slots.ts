@@ -36,11 +36,20 @@ export interface Positions extends Module {
   embed?(p: ParamTree, x: Tensor, c: ForwardContext): Tensor;
   /** Turns the query heads and the key heads that stand first in a packed [B,T,heads+kvHeads+...,D] tensor. */
   rotate?(qkv: Tensor, heads: number, kvHeads: number, c: ForwardContext): Tensor;
+  /** Longest sequence that rotate() can turn at once; attention to longer ones goes in pieces. */
+  readonly reach?: number;
+  /**
+   * For attention in pieces: turns part of a sequence, x [B,T,H,D], by the positions start, start + 1, ... counted from
+   * an origin that queries and keys of a piece share. Asked for when layers are built; positions lie in [-before, after).
+   */
+  pieces?(before: number, after: number): TurnPiece;
   /** Makes its constants on a device, before a step is captured there. */
   prepare?(device: Device): void;
   /** Bias on attention logits by relative distance, f32 [H, Tq+Tk-1]; p is the model's `positions` part. */
   bias?(p: ParamTree, heads: number, tq: number, tk: number, c: ForwardContext): Tensor;
 }
+
+export type TurnPiece = (x: Tensor, part: 'query' | 'key', start: number, c: ForwardContext) => Tensor;
 
 /** From final hidden states to logits and loss. `table` is the embedding matrix [V,d], which a tied head shares. */
 export interface Head extends Module {
@@ -63,12 +72,16 @@ export interface SlotContext {
   readonly positions: Positions;
   /** Width of an attention head. */
   readonly headWidth: number;
+  /** Query heads of the attention layers, for positions with parameters of each head. */
+  readonly heads?: number;
   /** Which block the part is for, counted from 0; depth for parts after the last block. */
   readonly layer: number;
   /** Factors that keep activations and updates the same size at any width and depth. */
   readonly scales: Scales;
   /** Coefficient of lse^2 in the loss. */
   readonly zLoss: number;
+  /** False in an encoder, where every token sees both sides. True when absent. */
+  readonly causal?: boolean;
 }
 
 interface Slots {
@@ -87,6 +100,11 @@ export interface SlotKind<N extends SlotName, C> {
   readonly summary: string;
   /** Options besides `kind`, with defaults. */
   readonly options: z.ZodType<C>;
+  /**
+   * For attention: honours `causal: false` of its SlotContext, and `visible` and `keep` of the forward context. Kinds
+   * that are causal by construction leave it out, and are refused where more is asked for.
+   */
+  readonly generalMasks?: boolean;
   /** @throws AnsatzError when the options do not fit the model's sizes. */
   build(config: C, context: SlotContext): Slots[N];
 }
@@ -126,5 +144,16 @@ export function slotSchema(slot: SlotName): z.ZodType<SlotConfig> {
 export function buildSlot<N extends SlotName>(slot: N, config: SlotConfig, context: SlotContext): Slots[N] {
   const known = registry.get(`${slot}:${config.kind}`);
   if (!known) throw new AnsatzError(`unknown ${slot} '${config.kind}'`);
+  if (slot === 'attention' && context.causal === false && !known.generalMasks)
+    throw new AnsatzError(
+      `attention '${config.kind}' is causal by construction: it cannot look both ways in an encoder`,
+      {
+        hint: "use attention 'full' there",
+      },
+    );
   return known.build(config, context) as Slots[N];
 }
+
+/** Whether an attention kind can follow masks other than the causal one. */
+export const hasGeneralMasks = (config: SlotConfig): boolean =>
+  registry.get(`attention:${config.kind}`)?.generalMasks === true;

@@ -10,10 +10,14 @@ import { buildModel } from '../model/model.ts';
 import { countParams, declared, forwardContext, initialise, isTrainable } from '../nn/index.ts';
 import { noGrad, scope, sizeOfShape, trace } from '../tensor/index.ts';
 import type { TrainConfig } from './config.ts';
+import { objectiveOf, positionsOf } from './objective.ts';
 import { DeviceBatch, TrainStep } from './step.ts';
 
 export interface Account {
   readonly parameters: number;
+  /** Positions that a step computes, encoder and decoder together, and those that have a target. */
+  readonly positionsPerStep: number;
+  readonly lossTokensPerStep: number;
   /** Parameters by their role. */
   readonly byRole: Readonly<Record<string, number>>;
   /** FLOPs of matrix products and attention in the forward pass, a token. */
@@ -35,7 +39,10 @@ export interface Account {
   };
 }
 
-const productKernels = new Set(['matmul', 'attention', 'linear_cross_entropy', 'conv1d']);
+const productKernels = new Set([
+  ...['matmul', 'attention', 'linear_cross_entropy', 'conv1d', 'grouped_matmul'],
+  ...['block_gate', 'factored_linear', 'factored_cross_entropy', 'module_conv'],
+]);
 
 /** FLOPs of the kernels that utilisation counts. */
 export const productFlops = (calls: readonly KernelCall[]): number =>
@@ -48,11 +55,12 @@ export function accountFor(config: TrainConfig): Account {
   const length = config.length ?? config.model.context;
   const params = initialise(model, device, config.seed);
   const parameterBytes = device.memory().liveBytes;
-  const tokens = config.batch * length;
+  const objective = objectiveOf(config, length);
+  const tokens = config.batch * positionsOf(objective);
 
   const forward = scope(() => {
     model.prepare(device);
-    const batch = new DeviceBatch(device, config.batch, length, !config.data.crossDocuments);
+    const batch = DeviceBatch.forTraining(device, config, length);
     const { calls } = trace(() =>
       noGrad(() => model.loss(params, batch, forwardContext({ device, compute: config.precision })).total),
     );
@@ -73,6 +81,8 @@ export function accountFor(config: TrainConfig): Account {
   const forwardFlops = productFlops(forward) / tokens;
   return {
     parameters: countParams(model),
+    positionsPerStep: tokens * config.accumulate,
+    lossTokensPerStep: config.batch * config.accumulate * objective.shape.targets,
     byRole,
     forwardFlopsPerToken: forwardFlops,
     modelFlopsPerToken: 3 * forwardFlops,

@@ -3,20 +3,12 @@ import { z } from 'zod';
 import '../tricks/index.ts';
 import { AnsatzError } from '../backend/errors.ts';
 import { describeIssues, headWidth, modelSpecSchema } from '../model/spec.ts';
+import { hasGeneralMasks } from '../nn/index.ts';
+import { objectiveSchema } from '../objectives/index.ts';
+import { objectiveOf } from './objective.ts';
+import { optimiserSchema } from './optimisers/index.ts';
 
 const fraction = z.number().min(0).max(1);
-
-export const optimiserSchema = z.discriminatedUnion('kind', [
-  z.strictObject({
-    kind: z.literal('adamw'),
-    lr: z.number().positive().default(3e-3),
-    beta1: z.number().min(0).lt(1).default(0.9),
-    beta2: z.number().min(0).lt(1).default(0.95),
-    eps: z.number().positive().default(1e-8),
-    /** Decoupled weight decay of matrices (norms and biases have none). */
-    decay: z.number().min(0).default(0.1),
-  }),
-]);
 
 export const scheduleSchema = z.discriminatedUnion('kind', [
   z.strictObject({
@@ -51,6 +43,10 @@ export const trainConfigSchema = z.strictObject({
     /** Whether tokens may attend across document borders. */
     crossDocuments: z.boolean().default(false),
   }),
+  /** What is predicted from what; by default every token from those before it. */
+  objective: objectiveSchema.prefault('causal'),
+  /** A run whose newest weights this one starts from. */
+  from: z.string().min(1).optional(),
   /** Rows of a micro-batch, and how many micro-batches make a step. */
   batch: z.int().positive().default(8),
   accumulate: z.int().positive().default(1),
@@ -75,7 +71,6 @@ export const trainConfigSchema = z.strictObject({
 
 export type TrainConfig = z.output<typeof trainConfigSchema>;
 export type TrainConfigInput = z.input<typeof trainConfigSchema>;
-export type OptimiserConfig = TrainConfig['optimiser'];
 export type ScheduleConfig = TrainConfig['schedule'];
 
 /**
@@ -93,5 +88,24 @@ export function parseTrainConfig(input: unknown): TrainConfig {
     throw new AnsatzError(`run config: rows of ${length} tokens, the model's context is ${config.model.context}`, {
       hint: 'lower `length` or raise `model.context`',
     });
+  checkObjective(config);
   return config;
+}
+
+/** An objective must suit the layout, the attention kinds and the packing. */
+function checkObjective(config: TrainConfig): void {
+  const { shape, packs } = objectiveOf(config);
+  const { kind } = config.objective;
+  if (packs && config.data.packing !== 'stream')
+    throw new AnsatzError(`run config: objective ${kind} packs its rows itself: data.packing must be stream`);
+  if (!shape.visible && !shape.keep) return;
+  const { attention, overrides } = config.model;
+  const narrow = [attention, ...overrides.flatMap((o) => o.attention ?? [])].find((a) => !hasGeneralMasks(a));
+  if (narrow)
+    throw new AnsatzError(
+      `run config: attention '${narrow.kind}' is causal by construction, objective ${kind} is not`,
+      {
+        hint: shape.visible ? "use attention 'full', or set objective.bidirectional=false" : "use attention 'full'",
+      },
+    );
 }

@@ -1,7 +1,7 @@
 /** Turns a time budget into a number of steps, by measuring steps before the run begins: what follows is deterministic. */
-import { createBatch } from '../data/types.ts';
 import { disposeTree } from '../nn/index.ts';
 import type { TrainConfig } from './config.ts';
+import { trainBatch } from './objective.ts';
 import { freshModel, openRunData, rowLength, trainLoader } from './session.ts';
 import { TrainStep } from './step.ts';
 
@@ -13,7 +13,7 @@ export async function stepsForSeconds(config: TrainConfig, seconds: number): Pro
   let step: TrainStep | undefined;
   try {
     const loader = trainLoader(config, data);
-    const batches = Array.from({ length: config.accumulate }, () => loader.next(createBatch(config.batch, length)));
+    const batches = Array.from({ length: config.accumulate }, () => loader.next(trainBatch(config)));
     step = new TrainStep(device, model, params, config, length);
     const ms = await step.measure(batches, Math.min(2, 0.05 * seconds));
     return Math.max(10, Math.floor((seconds * 1000) / ms));

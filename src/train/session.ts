@@ -5,18 +5,22 @@ import { AnsatzError } from '../backend/errors.ts';
 import { type Device, openDevice } from '../backend/index.ts';
 import { Loader } from '../data/loader.ts';
 import { HeldOutLoader } from '../data/loader-held-out.ts';
-import { createPacking } from '../data/packing.ts';
+import { createObjectivePacking, rowOf } from '../data/packing-objective.ts';
 import { readBaselines, tokenizerHash } from '../data/prepare.ts';
 import { openTokens } from '../data/shards.ts';
-import { Tokenizer } from '../data/tokenizer/index.ts';
-import type { TokenData } from '../data/types.ts';
+import { reserveSpecials, Tokenizer } from '../data/tokenizer/index.ts';
+import { createBatch, type TokenBatch, type TokenData } from '../data/types.ts';
 import { buildModel, type Model } from '../model/model.ts';
 import { initialise, type ParamTree } from '../nn/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 import { parseTrainConfig, type TrainConfig } from './config.ts';
+import { objectiveOf, rowLength, vocabularyOf } from './objective.ts';
+import { canonicalJson, type JsonObject } from './run/canonical.ts';
 import type { Checkpoint } from './run/checkpoint.ts';
 import type { TensorSource } from './safetensors.ts';
 import { namedTensors } from './step.ts';
+
+export { rowLength } from './objective.ts';
 
 export interface RunData {
   readonly tokenizer: Tokenizer;
@@ -33,15 +37,18 @@ export interface RunData {
  */
 export function openRunData(config: TrainConfig): RunData {
   const { folder } = config.data;
-  const tokenizer = Tokenizer.fromFile(join(folder, 'tokenizer.json'));
+  const stored = Tokenizer.fromFile(join(folder, 'tokenizer.json'));
+  // Ids of text stay as they are in the shards; special tokens of the objective come after them.
+  const tokenizer = reserveSpecials(stored, objectiveOf(config).specials);
+  const own = tokenizer.vocabSize - stored.vocabSize;
   if (tokenizer.vocabSize > config.model.vocab)
     throw new AnsatzError(
-      `the tokenizer in ${folder} has ${tokenizer.vocabSize} tokens, the model a vocabulary of ${config.model.vocab}`,
+      `the tokenizer in ${folder} has ${stored.vocabSize} tokens${own ? ` and the objective ${own} of its own` : ''}, the model a vocabulary of ${config.model.vocab}`,
       {
         hint: `set model.vocab to ${tokenizer.vocabSize} or more`,
       },
     );
-  const hash = tokenizerHash(tokenizer);
+  const hash = tokenizerHash(stored);
   const train = openTokens(folder, 'train', { tokenizerHash: hash });
   const heldOut = openTokens(folder, 'heldout', { tokenizerHash: hash });
   return {
@@ -56,19 +63,38 @@ export function openRunData(config: TrainConfig): RunData {
   };
 }
 
-export const rowLength = (config: TrainConfig): number => config.length ?? config.model.context;
-
 export function trainLoader(config: TrainConfig, data: RunData): Loader {
-  const packing = createPacking(data.train, {
+  const packing = createObjectivePacking(data.train, {
     length: rowLength(config),
     mode: config.data.packing,
     seed: config.seed,
+    objective: objectiveOf(config),
+    vocabulary: vocabularyOf(data.tokenizer),
+    name: canonicalJson(config.objective as JsonObject),
   });
   return new Loader([{ name: 'train', packing }], { batch: config.batch, seed: config.seed });
 }
 
-export const heldOutLoader = (config: TrainConfig, data: RunData, maxTokens?: number): HeldOutLoader =>
-  new HeldOutLoader(data.heldOut, { batch: config.batch, length: rowLength(config), maxTokens });
+/** Held-out text, every token a target once: by a decoder from those before it, or by one that reads an encoder. */
+export function heldOutRows(
+  config: TrainConfig,
+  data: RunData,
+  maxTokens?: number,
+): { loader: HeldOutLoader; encoder: number; batches: () => Generator<TokenBatch> } {
+  const made = objectiveOf(config).heldOut?.(vocabularyOf(data.tokenizer));
+  const { encoder = 0, overlap = 0 } = made ?? {};
+  const { batch } = config;
+  const loader = new HeldOutLoader(data.heldOut, { batch, length: rowLength(config), overlap, maxTokens });
+  const into = createBatch(batch, loader.length, { encoder });
+  function* batches(): Generator<TokenBatch> {
+    for (let k = 0; k < loader.batches; k++) {
+      loader.read(k, into);
+      for (let row = 0; made && row < batch; row++) made.change(rowOf(into, row));
+      yield into;
+    }
+  }
+  return { loader, encoder, batches };
+}
 
 /** A tensor as a source of bytes for safetensors. */
 export function tensorSource(name: string, t: Tensor): TensorSource {

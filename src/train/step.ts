@@ -4,8 +4,8 @@
  * One micro-batch a step: a single program. Several: `micro` adds gradients up, `finish` applies and clears them.
  */
 import type { Device } from '../backend/device.ts';
-import type { TokenBatch } from '../data/types.ts';
-import type { Batch, Model } from '../model/model.ts';
+import type { BatchExtras, TokenBatch } from '../data/types.ts';
+import type { Batch, EncoderBatch, Model, VisiblePairs } from '../model/model.ts';
 import { afterStep, declared, flatten, forwardContext, isTrainable, type ParamTree } from '../nn/index.ts';
 import {
   accumulate,
@@ -22,7 +22,8 @@ import {
   zeros,
 } from '../tensor/index.ts';
 import type { TrainConfig } from './config.ts';
-import { makeOptimiser, type Optimiser, type TrainedParam } from './optimiser.ts';
+import { objectiveOf } from './objective.ts';
+import { makeOptimiser, type Optimiser, type TrainedParam } from './optimisers/index.ts';
 import { scheduleFactor } from './schedule.ts';
 
 /** Parameters (and saved state) in the order that the model declares them, with their tensors. */
@@ -38,14 +39,36 @@ export class DeviceBatch implements Batch {
   readonly segments: Tensor | null;
   readonly positions: Tensor | null;
   readonly weights: Tensor;
+  readonly visible: Tensor | null;
+  readonly keep: Tensor | null;
+  readonly encoder: EncoderBatch | null;
+  readonly pairs?: VisiblePairs;
 
-  constructor(device: Device, rows: number, length: number, withSegments: boolean) {
-    const ids = (): Tensor => zeros(device, [rows, length], 'i32').keep();
+  constructor(
+    device: Device,
+    rows: number,
+    length: number,
+    withSegments: boolean,
+    extras: BatchExtras & { readonly pairs?: VisiblePairs } = {},
+  ) {
+    const ids = (n = length): Tensor => zeros(device, [rows, n], 'i32').keep();
     this.inputs = ids();
     this.targets = ids();
     this.segments = withSegments ? ids() : null;
     this.positions = withSegments ? ids() : null;
     this.weights = zeros(device, [rows, length]).keep();
+    this.visible = extras.visible ? ids() : null;
+    this.keep = extras.keep ? ids() : null;
+    const n = extras.encoder;
+    this.encoder = n ? { inputs: ids(n), segments: ids(n), positions: ids(n) } : null;
+    if (extras.pairs) this.pairs = extras.pairs;
+  }
+
+  /** The batch of a training step of a run: what its objective's rows hold. `length` is that of its rows of text. */
+  static forTraining(device: Device, config: TrainConfig, length: number): DeviceBatch {
+    const { shape } = objectiveOf(config, length);
+    const segments = shape.segmented || !config.data.crossDocuments;
+    return new DeviceBatch(device, config.batch, shape.length, segments, shape);
   }
 
   /** Copies a batch in; every counted target weighs 1 / `counted`. */
@@ -55,11 +78,26 @@ export class DeviceBatch implements Batch {
     this.segments?.writeBits(batch.segments);
     this.positions?.writeBits(batch.positions);
     this.weights.writeBits(new Float32Array(batch.targets.length).fill(counted > 0 ? 1 / counted : 0));
+    const { visible, keep, encoder } = this;
+    visible?.writeBits(given(batch.visible, 'visible'));
+    keep?.writeBits(given(batch.keep, 'keep'));
+    if (!encoder) return;
+    const rows = given(batch.encoder, 'encoder');
+    encoder.inputs.writeBits(rows.inputs);
+    encoder.segments.writeBits(rows.segments);
+    encoder.positions.writeBits(rows.positions);
   }
 
   dispose(): void {
-    for (const t of [this.inputs, this.targets, this.segments, this.positions, this.weights]) t?.dispose();
+    const { inputs, targets, segments, positions, weights, visible, keep, encoder } = this;
+    for (const t of [inputs, targets, segments, positions, weights, visible, keep]) t?.dispose();
+    for (const t of encoder ? [encoder.inputs, encoder.segments, encoder.positions] : []) t.dispose();
   }
+}
+
+function given<T>(part: T | undefined, name: string): T {
+  if (part === undefined) throw new Error(`a batch without '${name}', which its objective declares`);
+  return part;
 }
 
 /** What one optimiser step reports. */
@@ -77,6 +115,8 @@ export class TrainStep {
   private readonly batch: DeviceBatch;
   private readonly scalars: Tensor;
   private readonly random: RandomState;
+  /** Share of the run that is done, f32 [1]: for layers whose behaviour follows a schedule. */
+  private readonly progress: Tensor;
   private readonly micro: Captured<{ total: Tensor }>;
   private readonly finish: Captured<null> | null;
   /** Gradient sums over micro-batches; none when there is only one. */
@@ -87,9 +127,10 @@ export class TrainStep {
     this.params = namedTensors(model, params);
     const trained = this.params.filter(isTrainable);
     this.optimiser = makeOptimiser(config.optimiser, trained, device);
-    this.batch = new DeviceBatch(device, config.batch, length, !config.data.crossDocuments);
+    this.batch = DeviceBatch.forTraining(device, config, length);
     this.scalars = Tensor.from(device, [0, 1, 1, 1, 1, 0, 0, 0], [8]).keep();
     this.random = new RandomState(device, config.seed);
+    this.progress = zeros(device, [1]).keep();
     model.prepare(device);
     const tensors = trained.map((p) => p.tensor);
     const update = (grads: readonly Tensor[]): void => {
@@ -98,7 +139,14 @@ export class TrainStep {
       afterStep(model, params);
     };
     const forward = (): { total: Tensor; grads: Tensor[] } => {
-      const c = forwardContext({ device, compute: config.precision, training: true, random: this.random });
+      const c = forwardContext({
+        device,
+        compute: config.precision,
+        training: true,
+        random: this.random,
+        progress: this.progress,
+        share: 1 / config.accumulate,
+      });
       const { total } = model.loss(params, this.batch, c);
       return { total, grads: gradients(total, tensors) };
     };
@@ -183,6 +231,7 @@ export class TrainStep {
       this.micro.result.total,
       this.scalars,
       this.random.tensor,
+      this.progress,
       ...this.sums,
       ...this.optimiser.state.values(),
     ])
@@ -195,7 +244,9 @@ export class TrainStep {
 
   private writeScalars(step: number): void {
     const [c1, c2] = this.optimiser.corrections(step + 1);
-    this.scalars.write([this.learningRate(step), 1, c1, c2, 1, 0, 0, 0]);
+    const momentum = this.optimiser.momentum?.(step + 1) ?? 0;
+    this.scalars.write([this.learningRate(step), 1, c1, c2, 1, 0, 0, momentum]);
+    this.progress.write([step / this.config.steps]);
   }
 }
 
@@ -210,8 +261,10 @@ export class EvalStep {
     params: ParamTree,
     config: Pick<TrainConfig, 'batch' | 'precision'> & { data: Pick<TrainConfig['data'], 'crossDocuments'> },
     length: number,
+    /** Positions of an encoder's rows, for models that have one. */
+    encoder = 0,
   ) {
-    this.batch = new DeviceBatch(device, config.batch, length, !config.data.crossDocuments);
+    this.batch = new DeviceBatch(device, config.batch, length, encoder > 0 || !config.data.crossDocuments, { encoder });
     model.prepare(device);
     this.captured = capture(device, () =>
       noGrad(() => ({
@@ -220,11 +273,16 @@ export class EvalStep {
     );
   }
 
-  /** Summed nats and number of targets. */
-  async run(batch: TokenBatch): Promise<{ nats: number; targets: number }> {
+  /** Loss of every position in nats, row after row; positions without a target count nothing. */
+  async rows(batch: TokenBatch): Promise<Float32Array> {
     this.batch.write(batch, 1);
     await this.captured.run();
-    const rows = await this.captured.result.rows.data();
+    return (await this.captured.result.rows.data()) as Float32Array;
+  }
+
+  /** Summed nats and number of targets. */
+  async run(batch: TokenBatch): Promise<{ nats: number; targets: number }> {
+    const rows = await this.rows(batch);
     let nats = 0;
     for (let k = 0; k < rows.length; k++) if (batch.targets[k] >= 0) nats += rows[k];
     return { nats, targets: batch.targetCount };

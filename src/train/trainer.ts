@@ -7,10 +7,12 @@ import { bitsPerByte } from '../data/baselines.ts';
 import type { Loader, LoaderState } from '../data/loader.ts';
 import { tokenizerHash } from '../data/prepare.ts';
 import { writeAtomically } from '../data/shards-write.ts';
-import { createBatch, type TokenBatch } from '../data/types.ts';
+import type { TokenBatch } from '../data/types.ts';
 import { disposeTree } from '../nn/index.ts';
 import { type Account, accountFor, refuseWhatDoesNotFit } from './account.ts';
 import { parseTrainConfig, type TrainConfig } from './config.ts';
+import { startFrom } from './from.ts';
+import { trainBatch } from './objective.ts';
 import { measurePeak } from './peak.ts';
 import { type Checkpoint, latestCheckpoint, saveCheckpoint, supersedeAfter } from './run/checkpoint.ts';
 import type { EventWriter } from './run/event-log.ts';
@@ -18,7 +20,7 @@ import type { NewRunEvent, RunEvent, RunStatus } from './run/events.ts';
 import type { RunFolder } from './run/folder.ts';
 import {
   freshModel,
-  heldOutLoader,
+  heldOutRows,
   type LoadedModel,
   loadTensors,
   openRunData,
@@ -50,6 +52,8 @@ export interface TrainSummary {
 interface Progress {
   step: number;
   tokens: number;
+  /** Targets trained on so far. */
+  lossTokens: number;
   elapsed: number;
   skipsInARow: number;
 }
@@ -80,7 +84,7 @@ class Trainer {
   private readonly loader: Loader;
   private readonly step: TrainStep;
   private readonly batches: TokenBatch[];
-  private at: Progress = { step: 0, tokens: 0, elapsed: 0, skipsInARow: 0 };
+  private at: Progress = { step: 0, tokens: 0, lossTokens: 0, elapsed: 0, skipsInARow: 0 };
   private loss = Number.NaN;
   private savedStep = -1;
 
@@ -108,14 +112,14 @@ class Trainer {
       disposeTree(params);
       throw error;
     }
-    this.batches = Array.from({ length: this.config.accumulate }, () => createBatch(this.config.batch, length));
+    this.batches = Array.from({ length: this.config.accumulate }, () => trainBatch(this.config));
   }
 
   async run(): Promise<TrainSummary> {
     try {
       const checkpoint = this.options.resume ? await this.newest() : undefined;
       if (checkpoint) await this.restore(checkpoint);
-      else this.start();
+      else await this.start();
       return await this.loop();
     } finally {
       this.data.close();
@@ -177,7 +181,7 @@ class Trainer {
     this.options.onEvent?.(this.log.write(event));
   }
 
-  private start(): void {
+  private async start(): Promise<void> {
     // With its own tokenizer, a run can be used wherever its data has gone.
     this.data.tokenizer.save(join(this.folder.path, 'tokenizer.json'));
     this.emit({
@@ -199,12 +203,28 @@ class Trainer {
         used: `f32 products of bf16-rounded operands (${level})`,
         why: `the kernels in use are those for ${level}`,
       });
+    if (this.config.from !== undefined) await this.startFrom(this.config.from);
+  }
+
+  /** Weights of another run, and what has none there. */
+  private async startFrom(path: string): Promise<void> {
+    const report = await startFrom(path, this.loaded.model, this.step.params, this.data.tokenizer);
+    const { step, copied, grown, fresh, unused } = report;
+    this.emit({
+      event: 'started-from',
+      run: path,
+      step,
+      copied,
+      grown: [...grown],
+      fresh: [...fresh],
+      unused: [...unused],
+    });
   }
 
   /** Says what is about to happen; returns the rate that utilisation is measured against. */
   private async plan(): Promise<number> {
     const { config, loaded } = this;
-    const tokensPerStep = config.batch * config.accumulate * rowLength(config);
+    const tokensPerStep = this.account.positionsPerStep;
     const peak = await measurePeak(loaded.device, config.precision);
     this.emit({
       event: 'plan',
@@ -212,6 +232,7 @@ class Trainer {
       steps: config.steps,
       tokens: config.steps * tokensPerStep,
       tokensPerStep,
+      lossTokensPerStep: this.account.lossTokensPerStep,
       flopsPerToken: this.account.modelFlopsPerToken,
       memoryBytes: this.account.memory.total,
       peakFlops: peak,
@@ -220,20 +241,23 @@ class Trainer {
   }
 
   private async oneStep(clock: number, peak: number): Promise<number> {
-    const { config, at } = this;
+    const { at } = this;
     for (const b of this.batches) this.loader.next(b);
     const result = await this.step.run(at.step, this.batches);
     const now = performance.now();
     const seconds = (now - clock) / 1000;
-    const tokens = config.batch * config.accumulate * rowLength(config);
+    const tokens = this.account.positionsPerStep;
+    const lossTokens = at.lossTokens + this.batches.reduce((n, b) => n + b.targetCount, 0);
     const lr = this.step.learningRate(at.step);
-    this.at = { step: at.step + 1, tokens: at.tokens + tokens, elapsed: at.elapsed + seconds, skipsInARow: 0 };
+    const elapsed = at.elapsed + seconds;
+    this.at = { step: at.step + 1, tokens: at.tokens + tokens, lossTokens, elapsed, skipsInARow: 0 };
     if (!result.finite) return this.skipped(result.loss, result.gradNorm, at.skipsInARow + 1);
     this.loss = result.loss;
     this.emit({
       event: 'step',
       step: this.at.step,
       tokens: this.at.tokens,
+      lossTokens,
       loss: result.loss,
       gradNorm: result.gradNorm,
       lr,
@@ -276,12 +300,12 @@ class Trainer {
 
   private async evaluate(maxTokens?: number): Promise<{ loss: number; bitsPerByte: number }> {
     const { config, loaded } = this;
-    const loader = heldOutLoader(config, this.data, maxTokens);
-    const step = new EvalStep(loaded.device, loaded.model, loaded.params, config, rowLength(config));
+    const { loader, encoder, batches } = heldOutRows(config, this.data, maxTokens);
+    const step = new EvalStep(loaded.device, loaded.model, loaded.params, config, rowLength(config), encoder);
     let nats = 0;
     let targets = 0;
     try {
-      for (const batch of loader) {
+      for (const batch of batches()) {
         const r = await step.run(batch);
         nats += r.nats;
         targets += r.targets;
@@ -320,10 +344,17 @@ class Trainer {
       this.step.params.map((p) => [p.path, p.tensor]),
     );
     await loadTensors(checkpoint, 'optimizer', this.step.optimiser.state);
-    const { loader, step, tokens, elapsed, skipsInARow } = checkpoint.state as unknown as Progress & {
+    const {
+      loader,
+      step,
+      tokens,
+      lossTokens = 0,
+      elapsed,
+      skipsInARow,
+    } = checkpoint.state as unknown as Progress & {
       loader: LoaderState;
     };
-    this.at = { step, tokens, elapsed, skipsInARow };
+    this.at = { step, tokens, lossTokens, elapsed, skipsInARow };
     this.loader.restore(loader);
     this.savedStep = step;
     await supersedeAfter(this.folder, step);

@@ -82,7 +82,9 @@ describe('replays equal eager runs', () => {
 
   test('every op case', async () => {
     for (const c of opCases) {
-      if (c.large || ['accumulate', 'adamw', 'assign', 'clip_scale'].includes(c.op)) continue;
+      if (c.large) continue;
+      // What is updated in place would be updated twice.
+      if (T.opTable.get(c.op)!.inPlace || c.op === 'momentum') continue;
       const inputs = inputsOn(device, c.inputs);
       const want = T.scope(() => c.run(inputs, device).map(bits));
       const captured = T.capture(device, () => c.run(inputs, device));

@@ -88,6 +88,26 @@ describe('bit-identical', () => {
   });
 });
 
+test('measuring a step before training changes nothing that follows', async () => {
+  const batch = tokenBatch('measure', 11, 2, 8);
+  const results: unknown[] = [];
+  for (const measured of [false, true])
+    for (const accumulate of [1, 2]) {
+      const config = parseTrainConfig(configOf(smallSpec({ dropout: 0.1 }), { length: 8, accumulate }));
+      const model = buildModel(config.model);
+      const params = initialise(model, device, 1);
+      const step = new TrainStep(device, model, params, config, 8);
+      const batches = new Array(accumulate).fill(batch);
+      if (measured) assert.ok((await step.measure(batches, 0.01)) > 0);
+      const losses = [];
+      for (let k = 0; k < 4; k++) losses.push(await step.run(k, batches));
+      results.push({ accumulate, losses });
+      step.dispose();
+      disposeTree(params);
+    }
+  assert.deepEqual(results.slice(2), results.slice(0, 2));
+});
+
 describe('accumulation', () => {
   // f32 sums in another order: 1e-5 relative for one step. Adam divides by the root of squared gradients, so over ten
   // steps differences of tiny gradients grow; the loss stays within 1e-3.

@@ -12,6 +12,7 @@ import { latestCheckpoint } from '../../src/train/run/checkpoint.ts';
 import { type LoadedModel, loadModel } from '../../src/train/session.ts';
 import { EvalStep } from '../../src/train/step.ts';
 import {
+  heldMemory,
   type TinyData,
   type Trained,
   temporaryFolder,
@@ -144,14 +145,13 @@ describe('text', () => {
 
   test('gives its memory back', async () => {
     const device = openDevice('cpu');
-    const { liveBytes, liveAllocations } = device.memory();
+    const before = await heldMemory(device);
     const model = await loadModel(trained.run.config, (await latestCheckpoint(trained.run))!);
     const own = new Generator(device, model.model, model.params, data.prepared.tokenizer, 'bf16');
     await own.complete('import ', { maxTokens: 8 });
     own.dispose();
     disposeTree(model.params);
-    const now = device.memory();
-    assert.deepEqual([now.liveBytes, now.liveAllocations], [liveBytes, liveAllocations]);
+    assert.deepEqual(await heldMemory(device), before);
   });
 });
 

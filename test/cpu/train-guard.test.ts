@@ -18,6 +18,7 @@ import { openRunData, trainLoader } from '../../src/train/session.ts';
 import { ansatz, contentsOf, failure } from '../support/cli.ts';
 import {
   createRun,
+  heldMemory,
   type TinyData,
   temporaryFolder,
   tinyConfig,
@@ -154,8 +155,7 @@ test('a failed run gives back its memory and its lock', async () => {
   const run = await createRun(join(root, 'memory'), config);
   await trainRun(run, { stopAfter: 2 });
   await injectOverflow(run, 'blocks.0.ffn.up');
-  const { liveBytes, liveAllocations } = device.memory();
+  const before = await heldMemory(device);
   for (let k = 0; k < 2; k++) await assert.rejects(trainRun(run, { resume: true }), /not finite/);
-  const now = device.memory();
-  assert.deepEqual([now.liveBytes, now.liveAllocations], [liveBytes, liveAllocations]);
+  assert.deepEqual(await heldMemory(device), before);
 });

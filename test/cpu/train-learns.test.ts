@@ -9,6 +9,7 @@ import { parseTrainConfig } from '../../src/train/config.ts';
 import { stepsForSeconds } from '../../src/train/horizon.ts';
 import {
   createRun,
+  heldMemory,
   type TinyData,
   temporaryFolder,
   tinyConfig,
@@ -81,21 +82,20 @@ describe('measuring how many steps fit into a time', () => {
 
 describe('memory', () => {
   const device = openDevice('cpu');
-  const held = (): [number, number] => [device.memory().liveBytes, device.memory().liveAllocations];
-  for (const positions of ['learned', 'none'] as const) {
-    test(`training gives back what it took (positions ${positions})`, async () => {
-      const before = held();
+  for (const positions of ['rope', 'learned', 'none'] as const) {
+    test(`measuring and training give back what they took (positions ${positions})`, async () => {
+      const before = await heldMemory(device);
       const config = tinyConfig(code, { accumulate: 2, model: { positions, dropout: 0.1 }, evaluate: { every: 5 } });
       await stepsForSeconds(parseTrainConfig(config), 0.1);
       await trainWhole(join(root, `memory-${positions}`), config);
-      assert.deepEqual(held(), before);
+      assert.deepEqual(await heldMemory(device), before);
     });
   }
 
   test('the plan names what the device really holds, to the byte', async () => {
     const config = tinyConfig(code, { accumulate: 2, model: { positions: 'learned' } });
     const planned = accountFor(parseTrainConfig(config)).memory.total;
-    const before = device.memory().liveBytes;
+    const before = (await heldMemory(device)).bytes;
     let during = 0;
     const run = await createRun(join(root, 'plan'), config);
     await trainRun(run, {
@@ -106,13 +106,13 @@ describe('memory', () => {
     assert.equal(during, planned);
   });
 
-  test('a plan larger than the memory is refused before anything is allocated', () => {
+  test('a plan larger than the memory is refused before anything is allocated', async () => {
     const row = accountFor(parseTrainConfig(tinyConfig(code, { batch: 1 }))).memory.arena;
     const batch = Math.ceil((2 * totalmem()) / row);
     const account = accountFor(parseTrainConfig(tinyConfig(code, { batch })));
     assert.ok(account.memory.total > availableBytes());
-    const before = held();
+    const before = await heldMemory(device);
     assert.throws(() => refuseWhatDoesNotFit(account, 'cpu'), /out of memory by plan: the run needs [\d.]+ GiB/);
-    assert.deepEqual(held(), before);
+    assert.deepEqual(await heldMemory(device), before);
   });
 });

@@ -13,7 +13,8 @@ const wrong = (a: number, n: number): boolean => !(Math.abs(a - n) <= 1e-6 * Mat
 
 describe('gradients against finite differences', () => {
   for (const op of opTable.keys()) {
-    if (reachedThrough[op] || notDifferentiable.includes(op)) continue;
+    // A row without any case fails in ops.test.ts.
+    if (reachedThrough[op] || notDifferentiable.includes(op) || casesOf(op).length === 0) continue;
     test(op, () => {
       const faults: string[] = [];
       let checked = 0;

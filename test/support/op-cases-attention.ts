@@ -2,7 +2,7 @@
 import type { DType } from '../../src/backend/dtype.ts';
 import type { AttentionOptions, Tensor } from '../../src/tensor/index.ts';
 import * as T from '../../src/tensor/index.ts';
-import type { Rng } from './kernel-cases/build.ts';
+import { Rng } from './kernel-cases/build.ts';
 import {
   type CaseInput,
   constant,
@@ -28,6 +28,9 @@ interface Setup {
   readonly window: number;
   readonly bias: 'none' | 'relative' | 'full';
   readonly segments: boolean;
+  /** Prefix-LM: how far a query sees ahead; and keys hidden from all but their own position. */
+  readonly visible?: boolean;
+  readonly keep?: boolean;
   readonly scale?: number;
   readonly large: boolean;
 }
@@ -70,13 +73,24 @@ export function attentionCases(rng: Rng): OpCase[] {
     { ...plain, tq: 67, tk: 131, d: 24, dtype, window: 40, bias: 'relative' as const, segments: true, large: true },
     { ...plain, tq: 50, tk: 90, d: 20, dtype, causal: false, bias: 'full' as const, large: true },
   ]);
+  const masked: Setup[] = [
+    { ...plain, b: 2, visible: true },
+    { ...plain, b: 2, tq: 6, tk: 6, keep: true, segments: true },
+    { ...plain, b: 2, tq: 4, tk: 6, visible: true, keep: true, bias: 'full' },
+    { ...plain, tq: 6, tk: 6, visible: true, keep: true, window: 3, segments: true, bias: 'relative' },
+    { ...plain, b: 2, tq: 90, tk: 90, h: 4, d: 16, visible: true, keep: true, segments: true, large: true },
+    { ...plain, b: 2, tq: 140, tk: 140, d: 16, dtype: 'bf16', visible: true, keep: true, large: true },
+  ];
   const apart = [...fixed, ...drawn, ...large].map((s) => apartCase(rng, s));
   const packed = [...fixed, ...drawn, ...large].filter((s) => s.tq === s.tk).map((s) => packedCase(rng, s));
-  return [...apart, ...packed, ...ropeCases(rng)];
+  const own = new Rng('masks');
+  const hidden = masked.flatMap((s) => [apartCase(own, s), ...(s.tq === s.tk ? [packedCase(own, s)] : [])]);
+  return [...apart, ...packed, ...ropeCases(rng), ...hidden];
 }
 
 /** Attention by its definition. Heads of q, k, v are read through `at`, so that packed tensors can share this. */
-function naive(s: Setup, q: Read, k: Read, v: Read, bias: Nd | null, segQ: Nd | null, segK: Nd | null): Nd {
+function naive(s: Setup, q: Read, k: Read, v: Read, x: Extras<Nd>): Nd {
+  const { bias, segQ, segK, visible, keep } = x;
   const group = s.h / s.hkv;
   const scale = s.scale ?? 1 / Math.sqrt(s.d);
   const weights = new Map<string, number[]>();
@@ -87,9 +101,11 @@ function naive(s: Setup, q: Read, k: Read, v: Read, bias: Nd | null, segQ: Nd | 
     const position = i + s.tk - s.tq;
     const logits = Array.from({ length: s.tk }, (_, j) => {
       const distance = position - j;
+      const ahead = visible ? j > Math.max(position, get(visible, [b, i])) : distance < 0;
       const hidden =
-        (s.causal && distance < 0) ||
-        (s.window > 0 && Math.abs(distance) >= s.window) ||
+        (s.causal && ahead) ||
+        (keep && get(keep, [b, j]) === 0 && distance !== 0) ||
+        (s.window > 0 && (s.causal ? distance : Math.abs(distance)) >= s.window) ||
         (segQ && segK && get(segQ, [b, i]) !== get(segK, [b, j]));
       if (hidden) return Number.NEGATIVE_INFINITY;
       let dot = 0;
@@ -111,9 +127,9 @@ function naive(s: Setup, q: Read, k: Read, v: Read, bias: Nd | null, segQ: Nd | 
 type Read = (b: number, t: number, head: number, c: number) => number;
 
 const note = (s: Setup, what: string): string =>
-  `${what}${s.causal ? ' causal' : ''}${s.window ? ` window ${s.window}` : ''}${s.segments ? ' segments' : ''} bias ${s.bias}`;
+  `${what}${s.causal ? ' causal' : ''}${s.window ? ` window ${s.window}` : ''}${s.segments ? ' segments' : ''}${s.visible ? ' visible' : ''}${s.keep ? ' keep' : ''} bias ${s.bias}`;
 
-/** Bias and segments, in the order bias?, segQ?, segK?. */
+/** Bias and masks, in the order bias?, segQ?, segK?, visible?, keep?. */
 function extras(rng: Rng, s: Setup, both: boolean): CaseInput[] {
   const list: CaseInput[] = [];
   if (s.bias === 'relative') list.push(float([s.h, s.tq + s.tk - 1], 'f32', normals(rng)));
@@ -121,21 +137,36 @@ function extras(rng: Rng, s: Setup, both: boolean): CaseInput[] {
   // Non-decreasing, as packed documents are.
   const ids = (t: number): CaseInput => constant([s.b, t], 'i32', (k) => Math.floor(((k % t) * 3) / Math.max(1, t)));
   if (s.segments) list.push(ids(s.tq), ...(both ? [ids(s.tk)] : []));
+  if (s.visible) list.push(constant([s.b, s.tq], 'i32', () => rng.int(-1, s.tk - 1)));
+  if (s.keep) list.push(constant([s.b, s.tk], 'i32', () => rng.int(0, 2)));
   return list;
 }
 
-function sorted<X>(s: Setup, rest: readonly X[]): { bias: X | null; segQ: X | null; segK: X | null } {
-  const queue = [...rest];
-  const bias = s.bias === 'none' ? null : queue.shift()!;
-  const segQ = s.segments ? queue.shift()! : null;
-  return { bias, segQ, segK: s.segments ? (queue.shift() ?? segQ) : null };
+interface Extras<X> {
+  readonly bias: X | null;
+  readonly segQ: X | null;
+  readonly segK: X | null;
+  readonly visible: X | null;
+  readonly keep: X | null;
 }
 
-function optionsOf(s: Setup, rest: readonly Tensor[]): AttentionOptions {
-  const { bias, segQ, segK } = sorted(s, rest);
-  const { causal, window, scale } = s;
-  return { causal, window, scale, bias, segments: segQ, keySegments: segK };
+/** What `extras` made, by name. Packed cases have one list of segments for queries and keys. */
+function sorted<X>(s: Setup, rest: readonly X[], both: boolean): Extras<X> {
+  const queue = [...rest];
+  const take = (wanted: boolean | undefined): X | null => (wanted ? queue.shift()! : null);
+  const bias = take(s.bias !== 'none');
+  const segQ = take(s.segments);
+  return { bias, segQ, segK: both ? take(s.segments) : segQ, visible: take(s.visible), keep: take(s.keep) };
 }
+
+function optionsOf(s: Setup, rest: readonly Tensor[], both: boolean): AttentionOptions {
+  const { bias, segQ, segK, visible, keep } = sorted(s, rest, both);
+  const { causal, window, scale } = s;
+  return { causal, window, scale, bias, segments: segQ, keySegments: segK, visible, keep };
+}
+
+/** A query that sees one key has no gradient: what remains of dout.v - dout.out is the rounding of stored outputs. */
+const slack = (s: Setup): number => (s.dtype === 'bf16' ? 1e-2 : 1e-6);
 
 function apartCase(rng: Rng, s: Setup): OpCase {
   const inputs = [
@@ -144,30 +175,30 @@ function apartCase(rng: Rng, s: Setup): OpCase {
     float([s.b, s.tk, s.hkv, s.d], s.dtype, normals(rng)),
     ...extras(rng, s, true),
   ];
-  const run = ([q, k, v, ...rest]: readonly Tensor[]): Tensor[] => [T.attention(q, k, v, optionsOf(s, rest))];
+  const run = ([q, k, v, ...rest]: readonly Tensor[]): Tensor[] => [T.attention(q, k, v, optionsOf(s, rest, true))];
   const expect = ([q, k, v, ...rest]: readonly Nd[]): Nd[] => {
-    const { bias, segQ, segK } = sorted(s, rest);
     const read =
       (x: Nd): Read =>
       (...index) =>
         get(x, index);
-    return [naive(s, read(q), read(k), read(v), bias, segQ, segK)];
+    return [naive(s, read(q), read(k), read(v), sorted(s, rest, true))];
   };
-  return opCase('attention', inputs, run, { expect, large: s.large, note: note(s, 'apart') });
+  return opCase('attention', inputs, run, { expect, large: s.large, slack: slack(s), note: note(s, 'apart') });
 }
 
 function packedCase(rng: Rng, s: Setup): OpCase {
   const inputs = [float([s.b, s.tq, s.h + 2 * s.hkv, s.d], s.dtype, normals(rng)), ...extras(rng, s, false)];
-  const run = ([qkv, ...rest]: readonly Tensor[]): Tensor[] => [T.attentionPacked(qkv, s.h, s.hkv, optionsOf(s, rest))];
+  const run = ([qkv, ...rest]: readonly Tensor[]): Tensor[] => [
+    T.attentionPacked(qkv, s.h, s.hkv, optionsOf(s, rest, false)),
+  ];
   const expect = ([qkv, ...rest]: readonly Nd[]): Nd[] => {
-    const { bias, segQ, segK } = sorted(s, rest);
     const read =
       (skip: number): Read =>
       (b, t, head, c) =>
         get(qkv, [b, t, head + skip, c]);
-    return [naive(s, read(0), read(s.h), read(s.h + s.hkv), bias, segQ, segK)];
+    return [naive(s, read(0), read(s.h), read(s.h + s.hkv), sorted(s, rest, false))];
   };
-  return opCase('attention', inputs, run, { expect, large: s.large, note: note(s, 'packed') });
+  return opCase('attention', inputs, run, { expect, large: s.large, slack: slack(s), note: note(s, 'packed') });
 }
 
 function ropeCases(rng: Rng): OpCase[] {

@@ -91,6 +91,15 @@ export function reduceCases(rng: Rng): OpCase[] {
       opCase(op, [float([61, 130], 'bf16', draw(rng, 200))], ([t]) => [f(t, [1])], { large: true }),
     );
   }
+  // One zero in a row, two, none: a product is smooth there, though its gradient is no quotient.
+  const zeros = [0, 2, 3, 0, 0, 1, 2, -1, 1];
+  for (const dtype of FLOATS)
+    cases.push(
+      opCase('prod', [float([3, 3], dtype, (k) => zeros[k])], ([t]) => [T.prod(t, [1])], {
+        expect: ([t]) => [reduceNd(t, [1], false, rows.prod.of)],
+        note: 'with zeros',
+      }),
+    );
   return [...cases, ...extremes(rng), ...sumsOfSquares(rng), ...cumulative(rng), ...rowFunctions(rng)];
 }
 

@@ -87,7 +87,7 @@ export function stepOn(
   const { batch, length, segmented, compute = 'f32', seed = 'batch' } = options;
   const model = buildModel(spec);
   const params = perturbedParams(model, device);
-  const tensors = flatten(params);
+  const tensors = flatten(params).filter((t) => t.tensor.requiresGrad);
   const onDevice = batchOn(device, hostBatch(seed, spec.vocab, batch, length, segmented), batch, length);
   model.prepare(device);
   return {

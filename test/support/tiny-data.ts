@@ -4,6 +4,9 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { after } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+import type { Device } from '../../src/backend/index.ts';
 import { type Prepared, prepareCorpus } from '../../src/data/prepare.ts';
 import { parseTrainConfig, type TrainConfig, type TrainConfigInput } from '../../src/train/config.ts';
 import type { JsonObject } from '../../src/train/run/canonical.ts';
@@ -147,3 +150,18 @@ export async function trainWhole(folder: string, config: TrainConfigInput): Prom
 export const checkpointsOf = (path: string): string[] => readdirSync(join(path, 'checkpoints')).sort();
 
 export type { TrainConfig, TrainConfigInput };
+
+/** What a device holds once the collector has been: constants of models, such as rotary tables, go with their models. */
+export async function heldMemory(device: Device): Promise<{ bytes: number; allocations: number }> {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  for (let before = -1, quiet = 0; quiet < 3; ) {
+    collect();
+    await new Promise((done) => setTimeout(done, 5)); // finalisers run as tasks of their own
+    const { liveAllocations } = device.memory();
+    quiet = liveAllocations === before ? quiet + 1 : 0;
+    before = liveAllocations;
+  }
+  const { liveBytes, liveAllocations } = device.memory();
+  return { bytes: liveBytes, allocations: liveAllocations };
+}

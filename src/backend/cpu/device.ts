@@ -29,10 +29,12 @@ export type AddressOf = (arg: Arg) => number;
 
 const addressOf: AddressOf = (arg) => (arg.memory as CpuMemory).address + arg.offset * sizeOf(arg.memory.dtype);
 
+/** Where eager calls are written: one buffer for the JavaScript thread, whatever number of devices it opens. */
+const words = new Float64Array(4096);
+
 export class CpuDevice implements Device {
   readonly kind = 'cpu';
   private readonly native: Native;
-  private readonly words = new Float64Array(4096);
   private readonly ids = new Map<string, number>();
   private readonly accounting = new Accounting();
   /** Replays under way: what reads and sync() wait for. */
@@ -40,7 +42,13 @@ export class CpuDevice implements Device {
 
   constructor() {
     this.native = native();
-    this.native.attach(this.words);
+    const forced = process.env.ANSATZ_ISA;
+    const { levels } = this.native.facts();
+    if (forced && !levels.includes(forced))
+      throw new AnsatzError(`ANSATZ_ISA=${forced} is not an instruction-set level of this CPU and build`, {
+        hint: `choose from ${levels.join(', ')}, or unset it`,
+      });
+    this.native.attach(words);
     this.native.kernels().forEach((name, id) => {
       this.ids.set(name, id);
     });
@@ -87,7 +95,7 @@ export class CpuDevice implements Device {
   }
 
   dispatch(call: KernelCall): void {
-    this.encode(call, this.words, 0, addressOf);
+    this.encode(call, words, 0, addressOf);
     this.native.exec();
   }
 

@@ -7,7 +7,9 @@ import { AnsatzError } from '../errors.ts';
 import { planArena } from '../plan.ts';
 
 const noValues = (): never => {
-  throw new AnsatzError('the meta device holds shapes, not values', { hint: 'run on --device cpu to compute' });
+  throw new AnsatzError('the meta device holds shapes, not values', {
+    hint: 'use device cpu to compute (--set device=cpu)',
+  });
 };
 
 export class MetaDevice implements Device {

@@ -32,6 +32,10 @@ interface Inputs {
   readonly bias: RefArray | null;
   readonly segQ: RefArray | null;
   readonly segK: RefArray | null;
+  /** Under a causal mask a query sees keys up to this one too. */
+  readonly visible: RefArray | null;
+  /** A key with 0 is seen by the query at its own position only. */
+  readonly keep: RefArray | null;
 }
 
 /** Where element 0 of a head's vector lies, in a tensor with `T` tokens a batch and `tok` elements a token. */
@@ -40,7 +44,9 @@ const headAt = (batch: number, T: number, token: number, tok: number, head: numb
 
 function visible(s: Shape, x: Inputs, batch: number, i: number, j: number): boolean {
   const position = i + s.Tk - s.Tq;
-  if (s.causal && j > position) return false;
+  const reach = x.visible ? Math.max(position, x.visible[batch * s.Tq + i]) : position;
+  if (s.causal && j > reach) return false;
+  if (x.keep && x.keep[batch * s.Tk + j] === 0 && j !== position) return false;
   if (s.window > 0 && position - j >= s.window) return false;
   if (s.window > 0 && !s.causal && j - position >= s.window) return false;
   return !x.segQ || !x.segK || x.segQ[batch * s.Tq + i] === x.segK[batch * s.Tk + j];
@@ -74,7 +80,7 @@ export const attention: Record<string, RefKernel> = {
   attention({ p, i, f }) {
     const s = shapeOf(i, f);
     const [out, lse, q, k, v] = [p[0]!, p[1]!, p[2]!, p[3]!, p[4]!];
-    const inputs = { q, k, bias: p[5], segQ: p[6], segK: p[7] };
+    const inputs = { q, k, bias: p[5], segQ: p[6], segK: p[7], visible: p[8] ?? null, keep: p[9] ?? null };
     const group = s.H / s.Hkv;
     for (let batch = 0; batch < s.B; batch++) {
       for (let head = 0; head < s.H; head++) {
@@ -101,7 +107,7 @@ export const attention: Record<string, RefKernel> = {
     const [tokDq, tokDk, tokDv, tokDout] = ints.slice(13);
     const [dq, dk, dv, dout, q, k, v, out, lse] = [0, 1, 2, 4, 5, 6, 7, 8, 9].map((n) => p[n]!);
     const dbias = s.biasMode > 0 ? p[3] : null;
-    const inputs = { q, k, bias: p[10], segQ: p[11], segK: p[12] };
+    const inputs = { q, k, bias: p[10], segQ: p[11], segK: p[12], visible: p[13] ?? null, keep: p[14] ?? null };
     const group = s.H / s.Hkv;
     const clear = (x: RefArray, T: number, tok: number, heads: number) => {
       for (let token = 0; token < s.B * T; token++) x.fill(0, token * tok, token * tok + heads * s.D);

@@ -6,6 +6,7 @@ import { tokenizerHash } from '../../data/prepare.ts';
 import { Tokenizer } from '../../data/tokenizer/index.ts';
 import { Generator } from '../../infer/generate.ts';
 import { parseTrainConfig } from '../../train/config.ts';
+import { objectiveOf } from '../../train/objective.ts';
 import { Checkpoint, checkpointPath, latestCheckpoint, listCheckpoints } from '../../train/run/checkpoint.ts';
 import { RunFolder } from '../../train/run/folder.ts';
 import { loadModel } from '../../train/session.ts';
@@ -20,9 +21,17 @@ export async function runGenerate(output: Output, path: string, flags: GenerateF
   const config = parseTrainConfig(run.config);
   const tokenizer = runTokenizer(run, config.data.folder, checkpoint);
   const { device, model, params } = await loadModel(config, checkpoint);
-  const generator = new Generator(device, model, params, tokenizer, config.precision);
-  const { maxTokens, temperature, topK, topP, seed } = flags;
-  const options = { maxTokens, temperature, topK, topP, seed };
+  const generator = new Generator(device, model, params, tokenizer, config.precision, objectiveOf(config));
+  const { maxTokens, temperature, topK, topP, seed, context, mode } = flags;
+  const options = {
+    maxTokens,
+    temperature,
+    topK,
+    topP,
+    seed,
+    ...(context === undefined ? {} : { context }),
+    ...(mode ? { mode } : {}),
+  };
   if (output.mode === 'json') {
     const started = performance.now();
     const completion = await generator.complete(flags.prompt, options);
@@ -40,7 +49,8 @@ export async function runGenerate(output: Output, path: string, flags: GenerateF
   generator.dispose();
 }
 
-async function chooseCheckpoint(
+/** The checkpoint of a step, or the newest that is usable. */
+export async function chooseCheckpoint(
   output: Output,
   run: RunFolder,
   path: string,

@@ -31,14 +31,13 @@ async function describeDevice() {
       : info.level === best
         ? 'the best that this CPU and this build have'
         : 'a lower level than available';
-  const unknown = forced && !info.levels.includes(forced) ? `; ANSATZ_ISA=${forced} is not available` : '';
   return {
     kind: info.kind,
     name: info.name,
     threads: info.threads,
     level: info.level,
     levels: info.levels,
-    why: why + unknown,
+    why,
     kernels: (cpu as unknown as { kernels(): string[] }).kernels().length,
     peak: { bf16: await measurePeak(cpu, 'bf16'), f32: await measurePeak(cpu, 'f32') },
     memory: { total: totalmem(), free: availableBytes() },
@@ -78,8 +77,9 @@ function deviceText(output: Output, d: DeviceFacts): string[] {
     output.style.bold('device'),
     ...pairs([
       ['cpu', `${d.name}, ${d.threads} threads`],
-      ['kernels', `${d.kernels}, compiled for ${d.level} (${d.why}; available: ${d.levels.join(', ')})`],
-      ['matrix products', `${gflops(d.peak.bf16)} bf16, ${gflops(d.peak.f32)} f32 (1024 x 1024, measured now)`],
+      ['kernels', `${d.kernels}, for ${d.level}: ${d.why}`],
+      ['available', `${d.levels.join(', ')} (ANSATZ_ISA chooses)`],
+      ['products', `${gflops(d.peak.bf16)} bf16, ${gflops(d.peak.f32)} f32 (1024 x 1024, measured now)`],
       ['memory', `${formatBytes(d.memory.free)} free of ${formatBytes(d.memory.total)}`],
     ]),
   ];
@@ -92,19 +92,16 @@ function planText(output: Output, p: Plan): string[] {
     output.style.bold(`recipe ${p.name}`),
     ...pairs([
       ['parameters', `${formatCount(p.parameters)} (${roles.join(', ')})`],
-      [
-        'compute',
-        `${formatCount(p.modelFlopsPerToken)} FLOP a token in training, ${formatCount(p.stepFlops)} a step in ${p.calls} kernel calls`,
-      ],
-      ['tokens', `${formatCount(p.tokensPerStep)} a step, ${formatCount(p.tokens)} in all`],
-      [
-        'memory',
-        `${formatBytes(m.total)}: weights ${formatBytes(m.parameters)}, optimiser ${formatBytes(m.optimiser)}, activations and gradients ${formatBytes(m.arena)}, other ${formatBytes(m.other)}`,
-      ],
+      ['compute', `${formatCount(p.modelFlopsPerToken)} FLOP a token, forward and backward`],
+      ['a step', `${formatCount(p.stepFlops)} FLOP in ${p.calls} kernel calls, ${formatCount(p.tokensPerStep)} tokens`],
+      ['tokens', `${formatCount(p.tokens)} in all`],
+      ['memory', formatBytes(m.total)],
+      ['', `${formatBytes(m.parameters)} weights, ${formatBytes(m.optimiser)} optimiser`],
+      ['', `${formatBytes(m.arena)} activations and gradients, ${formatBytes(m.other)} other`],
       ['fits', p.fits ? 'yes' : 'no: more memory than is free; lower batch, length or model.depth'],
       [
         'estimate',
-        `${formatCount(p.estimatedTokensPerSecond)} tokens/s, ${formatDuration(p.estimatedSeconds)} for all (at 60% of the measured rate)`,
+        `${formatDuration(p.estimatedSeconds)} at ${formatCount(p.estimatedTokensPerSecond)} tokens/s, 60% of the measured rate`,
       ],
     ]),
   ];

@@ -6,6 +6,7 @@ import { PACKAGES_CORPUS } from '../../data/corpus.ts';
 import { readBaselines } from '../../data/prepare.ts';
 import { openTokens } from '../../data/shards.ts';
 import { Tokenizer } from '../../data/tokenizer/index.ts';
+import type { TokenData } from '../../data/types.ts';
 import { Generator } from '../../infer/generate.ts';
 import { parseTrainConfig } from '../../train/config.ts';
 import { stepsForSeconds } from '../../train/horizon.ts';
@@ -16,7 +17,7 @@ import { loadModel } from '../../train/session.ts';
 import type { QuickstartFlags } from '../commands/quickstart.ts';
 import { loadRecipe } from '../common.ts';
 import { prepareWithProgress } from '../data.ts';
-import { packageRoot, quoted, shortPath, spoken } from '../invocation.ts';
+import { invocation, packageRoot, quoted, shortPath, spoken } from '../invocation.ts';
 import { printable } from '../term/format.ts';
 import type { Output } from '../term/output.ts';
 import { pairs } from '../term/table.ts';
@@ -48,7 +49,7 @@ export async function runQuickstart(output: Output, flags: QuickstartFlags): Pro
   output.say();
   const summary = await trainWithView(output, run, { resume: false, closing: false });
   const samples = summary.status === 'completed' ? await completions(output, run, folder) : [];
-  const next = nextCommands(flags.out, summary.status === 'completed', samples[0]?.prompt);
+  const next = nextCommands(flags, summary.status === 'completed', samples[0]?.prompt);
   output.result(
     'quickstart',
     { run: flags.out, data: `${flags.out}-data`, ...summary, samples, next: next.map(([c]) => c) },
@@ -57,7 +58,8 @@ export async function runQuickstart(output: Output, flags: QuickstartFlags): Pro
       '',
       output.style.bold(summary.status === 'completed' ? 'your model is in ' : 'stopped; what there is of it is in ') +
         flags.out,
-      ...next.flatMap(([command, why]) => [`  ${output.style.dim(`# ${why}`)}`, `  ${command}`]),
+      ...next.flatMap(([command, why]) => [output.style.dim(`  # ${why}`), `  ${command}`]),
+      ...(flags.folder ? [] : [output.style.dim('  # the same on your own text'), `  ${ownText()}`]),
     ],
   );
 }
@@ -78,27 +80,28 @@ function requireOwnRun(out: string, named: string): void {
 }
 
 /** What to do with it now, each with a reason; they work as printed. */
-function nextCommands(out: string, completed: boolean, prompt = 'The '): [command: string, why: string][] {
-  const start =
-    prompt
-      .split('\n')
-      .find((line) => /\w/.test(line))
-      ?.trimStart()
-      .slice(0, 24) ?? 'The ';
-  const commands: [string, string][] = completed
-    ? [
-        [
-          `ansatz generate ${quoted(out)} --prompt ${quoted(start)}`,
-          'let it write on; --temperature 0.3 to 1.2, --seed 1, 2, 3',
-        ],
-        [
-          `ansatz train tiny --data ${quoted(`${out}-data`)} --seconds 600`,
-          'ten minutes on the same text; Ctrl-C saves, --resume goes on',
-        ],
-        ['ansatz inspect gpt2-124m', 'what a GPT-2 would take on this machine'],
-      ]
-    : [[`ansatz train ${quoted(out)} --resume`, 'go on where it stopped']];
+function nextCommands(flags: QuickstartFlags, completed: boolean, held?: string): [command: string, why: string][] {
+  const out = quoted(flags.out);
+  if (!completed) return [[spoken(`ansatz train ${out} --resume`), 'go on where it stopped']];
+  const prompt = flags.folder ? firstWords(held) : 'export function ';
+  const commands: [string, string][] = [
+    [`ansatz generate ${out} --prompt ${quoted(prompt)}`, 'let it write; try --temperature 0.3 or 1.2, and --seed 1'],
+    [
+      `ansatz train tiny --data ${quoted(`${flags.out}-data`)} --seconds 600`,
+      `a longer run on the same text; Ctrl-C saves, ${spoken('ansatz train runs/tiny --resume')} goes on`,
+    ],
+    ['ansatz inspect gpt2-124m', 'would a GPT-2 fit here, and how long would it take?'],
+  ];
   return commands.map(([command, why]) => [spoken(command), why]);
+}
+
+const ownText = (): string =>
+  invocation() === 'npx ansatz' ? 'npm run quickstart -- --folder PATH' : spoken('ansatz quickstart --folder PATH');
+
+/** The beginning of a text as a prompt: up to four words of its first line that has some. */
+function firstWords(text = ''): string {
+  const line = text.split('\n').find((one) => /\w{2}/.test(one)) ?? 'The ';
+  return line.trim().split(/\s+/).slice(0, 4).join(' ').slice(0, 32);
 }
 
 function heldOutText(output: Output, ours: number, folder: string): string[] {
@@ -123,21 +126,33 @@ async function completions(
   const { device, model, params, config } = await loadModel(run.config, checkpoint);
   const generator = new Generator(device, model, params, tokenizer, config.precision);
   const samples: { prompt: string; completion: string }[] = [];
-  output.heading('it has never seen these texts; the bold part is its own');
-  const documents = [...data.docBytes.keys()].filter((d) => data.docStarts[d + 1] - data.docStarts[d] > 80);
-  for (const d of documents.slice(0, 3)) {
-    const ids = new Int32Array(48);
-    data.read(data.docStarts[d] + 16, 48, ids, 0);
+  const marked = output.style.enabled ? 'in bold' : 'after >>>';
+  output.heading(`texts that it has never seen, and how it goes on (${marked})`);
+  for (const d of spread(documentsOf(data, 80), 3)) {
+    const ids = new Int32Array(40);
+    data.read(data.docStarts[d], ids.length, ids, 0);
     const prompt = tokenizer.decode(ids);
     const completion = await generator.complete(prompt, { maxTokens: 48, temperature: 0.6, topK: 40, seed: 1 });
     samples.push({ prompt, completion });
     const clean = (text: string): string => printable(text, { unicode: output.unicode });
+    const gap = output.style.enabled ? '' : ' >>> ';
     output.say([
       output.style.dim('-'.repeat(Math.min(60, output.columns))),
-      `${output.style.dim(clean(prompt))}${output.style.bold(clean(completion))}`,
+      `${output.style.dim(clean(prompt))}${gap}${output.style.bold(clean(completion))}`,
     ]);
   }
   generator.dispose();
   data.close();
   return samples;
+}
+
+/** Documents of at least `tokens` tokens. */
+function documentsOf(data: TokenData, tokens: number): number[] {
+  return [...data.docBytes.keys()].filter((d) => data.docStarts[d + 1] - data.docStarts[d] > tokens);
+}
+
+/** Some of a list, far from each other: neighbours in a corpus are alike. */
+function spread<T>(list: readonly T[], count: number): T[] {
+  const some = Math.min(count, list.length);
+  return Array.from({ length: some }, (_, k) => list[Math.floor(((k + 0.5) * list.length) / some)]);
 }

@@ -3,8 +3,9 @@ import { existsSync, readdirSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { AnsatzError, openDevice } from '../../backend/index.ts';
 import { accountFor, refuseWhatDoesNotFit } from '../../train/account.ts';
-import { parseTrainConfig, type TrainConfigInput } from '../../train/config.ts';
+import { parseTrainConfig, type TrainConfigInput, trainConfigSchema } from '../../train/config.ts';
 import { stepsForSeconds } from '../../train/horizon.ts';
+import { objectiveOf } from '../../train/objective.ts';
 import type { JsonObject } from '../../train/run/canonical.ts';
 import { RunFolder } from '../../train/run/folder.ts';
 import { writeReport } from '../../train/run/report.ts';
@@ -19,7 +20,9 @@ import { type Output, UsageError } from '../term/output.ts';
 
 export async function runTrain(output: Output, name: string, flags: TrainFlags): Promise<void> {
   if (flags.resume) {
-    const others = (['data', 'out', 'steps', 'seconds', 'seed', 'set'] as const).filter((f) => flags[f] !== undefined);
+    const others = (['data', 'out', 'steps', 'seconds', 'seed', 'set', 'from'] as const).filter(
+      (f) => flags[f] !== undefined,
+    );
     if (others.length > 0)
       throw new UsageError(
         `--resume goes on with the run's own config and data: leave out ${others.map((f) => `--${f}`).join(', ')}`,
@@ -55,17 +58,27 @@ async function newRun(output: Output, name: string, flags: TrainFlags): Promise<
   return createRun(out, config);
 }
 
-function configOf(
+async function configOf(
   recipe: Recipe,
   { folder, vocab }: { folder: string; vocab: number },
-  { steps, seconds, seed, set }: TrainFlags,
+  { steps, seconds, seed, set, from }: TrainFlags,
 ): Promise<TrainConfigInput> {
-  return configured(recipe, { data: folder, vocab, steps: steps ?? (seconds ? 1 : undefined), seed }, set);
+  const options = { data: folder, vocab, steps: steps ?? (seconds ? 1 : undefined), seed };
+  const config = await configured(recipe, options, set);
+  if (from) config.from = RunFolder.open(from).path;
+  // Special tokens of an objective come on top of the text's vocabulary.
+  const parsed = trainConfigSchema.safeParse(config);
+  const own = parsed.success ? objectiveOf(parsed.data).specials.length : 0;
+  if (own > 0 && parsed.data) config.model.vocab = Math.max(parsed.data.model.vocab, vocab + own);
+  return config;
 }
 
 function checkPlan(input: TrainConfigInput) {
   const config = parseTrainConfig(input);
-  openDevice(config.device);
+  if (openDevice(config.device).kind === 'meta')
+    throw new AnsatzError('the meta device only plans: it has shapes, no values', {
+      hint: 'leave device out, or plan with `ansatz inspect RECIPE`',
+    });
   refuseWhatDoesNotFit(accountFor(config), config.device);
   return config;
 }
@@ -107,11 +120,17 @@ export async function createRun(out: string, input: TrainConfigInput): Promise<R
   return RunFolder.create(out, config as unknown as JsonObject);
 }
 
+const SAME_KEY_PRESS_MS = 1000;
+
 /** Trains with the live view; Ctrl-C saves and stops. Reports are written at the end. */
 export async function trainWithView(output: Output, run: RunFolder, options: { resume: boolean; closing?: boolean }) {
   const stop = new AbortController();
+  let asked = 0;
   const interrupt = (): void => {
-    if (stop.signal.aborted) process.exit(130); // a second Ctrl-C does not wait
+    // A second Ctrl-C does not wait. One key press can arrive twice: from the terminal, and from npm or npx, which pass
+    // on what the terminal has sent to every process already.
+    if (stop.signal.aborted && performance.now() - asked > SAME_KEY_PRESS_MS) process.exit(130);
+    if (!stop.signal.aborted) asked = performance.now();
     stop.abort();
   };
   process.on('SIGINT', interrupt);
@@ -119,6 +138,8 @@ export async function trainWithView(output: Output, run: RunFolder, options: { r
   const view = new LiveView(output, { title: run.name, footer: 'Ctrl-C saves and stops' });
   const path = shortPath(run.path);
   try {
+    // The curve of a run that goes on shows where it comes from.
+    if (options.resume && output.mode === 'tty') for (const step of (await run.history()).steps) view.state.add(step);
     const summary = await train(run, { resume: options.resume, signal: stop.signal, onEvent: (e) => view.add(e) });
     view.close();
     const report = await writeReport(run);

@@ -10,6 +10,8 @@ export interface GenerateFlags extends OutputFlags {
   topP: number;
   seed: number;
   step?: number;
+  context?: string;
+  mode?: string;
 }
 
 export function generateCommand(): Command {
@@ -18,6 +20,8 @@ export function generateCommand(): Command {
     .description('Continue a prompt with a trained run.')
     .argument('<run>', 'run folder')
     .option('--prompt <text>', 'what to continue', '')
+    .option('--context <text>', 'text to read first: by the encoder, if the model has one')
+    .option('--mode <name>', 'mode of a model trained with objective ul2: R, S or X')
     .option(
       '--max-tokens <n>',
       'stop after this many tokens',

@@ -9,6 +9,7 @@ export interface TrainFlags extends OutputFlags {
   seconds?: number;
   seed?: number;
   set?: string[];
+  from?: string;
   resume?: boolean;
 }
 
@@ -30,6 +31,7 @@ export function trainCommand(): Command {
       number('--seed', (n) => Number.isInteger(n) && n >= 0),
     )
     .addOption(repeated('--set <field=value>', 'change a field of the config; repeatable'))
+    .option('--from <run>', 'start from the newest weights of another run of the same model')
     .option('--resume', 'continue from the newest checkpoint')
     .addHelpText(
       'after',

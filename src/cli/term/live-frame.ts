@@ -58,9 +58,11 @@ function barLine(state: LiveState, options: FrameOptions, width: number): string
   const count = `step ${formatInteger(step?.step ?? 0)}${plan ? `/${formatInteger(plan.steps)}` : ''}`;
   const time = end
     ? `${end.status} in ${formatDuration(end.elapsed)}`
-    : step
-      ? `${formatDuration(step.elapsed)}, ETA ${eta === undefined ? '?' : formatDuration(eta)}`
-      : 'starting';
+    : step && fraction >= 1
+      ? `${formatDuration(step.elapsed)}, saving and evaluating`
+      : step
+        ? `${formatDuration(step.elapsed)}, ETA ${eta === undefined ? '?' : formatDuration(eta)}`
+        : 'starting';
   const text = `${percent}  ${count}  ${time}`;
   const room = Math.min(60, width - text.length - 2);
   return room >= 8 ? `${drawBar(fraction, room, options)}  ${text}` : text;

@@ -130,6 +130,11 @@ export class LiveView {
         );
         break;
       }
+      case 'started-from':
+        this.#output.say(
+          `${style.bold('started')} from ${clean(event.run)}, step ${formatInteger(event.step)}: ${event.copied} tensors, ${event.fresh.length} fresh`,
+        );
+        break;
       case 'resumed':
         this.#output.say(
           `${style.bold('resumed')} from step ${formatInteger(event.step)} (${clean(event.checkpoint)})`,

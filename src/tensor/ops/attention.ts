@@ -17,6 +17,12 @@ export interface AttentionOptions {
   /** i32 [B, Tq] and [B, Tk]: a query sees only keys of its own segment. */
   segments?: Tensor | null;
   keySegments?: Tensor | null;
+  /** i32 [B, Tq]: with `causal`, a query sees keys up to this one even if they lie ahead of it (prefix-LM). */
+  visible?: Tensor | null;
+  /** i32 [B, Tk]: a key with 0 is seen by the query at its own position only. */
+  keep?: Tensor | null;
+  /** Pairs (query, key) that are seen in a row on average, when segments make that known: for cost accounting alone. */
+  pairs?: number;
 }
 
 interface Params {
@@ -27,6 +33,7 @@ interface Params {
   /** Heads of queries and of keys when q, k and v are packed in one tensor; 0 when they are apart. */
   readonly heads: number;
   readonly kvHeads: number;
+  readonly pairs?: number;
 }
 
 interface Geometry {
@@ -61,6 +68,7 @@ export function visiblePairs(tq: number, tk: number, causal: boolean, window: nu
 }
 const pairCache = new Map<string, number>();
 function pairs(g: Geometry, p: Params): number {
+  if (p.pairs !== undefined) return p.pairs * g.b * g.h;
   const key = `${g.tq},${g.tk},${p.causal},${p.window}`;
   let n = pairCache.get(key);
   if (n === undefined) pairCache.set(key, (n = visiblePairs(g.tq, g.tk, p.causal, p.window)));
@@ -103,6 +111,23 @@ function check(inputs: Inputs, p: Params, bias: Tensor | null, segQ: Tensor | nu
   return g;
 }
 
+/** visible and keep as trailing kernel arguments: left out where there are none. */
+function checkMasks(g: Geometry, visible: Tensor | null, keep: Tensor | null): void {
+  for (const [mask, t, what] of [
+    [visible, g.tq, 'visible'],
+    [keep, g.tk, 'keep'],
+  ] as const) {
+    wantDType(mask, 'i32', 'attention', what);
+    if (mask && show(mask.shape) !== show([g.b, t]))
+      throw new AnsatzError(`attention: ${what} ${show(mask.shape)} should be ${show([g.b, t])}`);
+  }
+}
+
+function maskArgs(visible: Tensor | null, keep: Tensor | null): (ReturnType<Tensor['arg']> | null)[] {
+  if (keep) return [visible?.arg() ?? null, keep.arg()];
+  return visible ? [visible.arg()] : [];
+}
+
 const flags = (g: Geometry, p: Params, tok: number[]): number[] => [
   g.b,
   g.tq,
@@ -117,24 +142,26 @@ const flags = (g: Geometry, p: Params, tok: number[]): number[] => [
   p.biasMode,
 ];
 
-/** Inputs: q, k, v (or packed, null, null), bias?, segQ?, segK?. Outputs: out and the log-sum-exp of each row. */
+/** Inputs: q, k, v (or packed, null, null), bias?, segQ?, segK?, visible?, keep?. Outputs: out and the log-sum-exp of each row. */
 const attentionOp = defineOp<Params>({
   name: 'attention',
   infer: (inputs, p) => {
-    const [q, , , bias, segQ, segK] = inputs;
+    const [q, , , bias, segQ, segK, visible, keep] = inputs;
     const g = check(inputs, p, bias, segQ, segK);
+    checkMasks(g, visible, keep);
     return [
       { shape: [g.b, g.tq, g.h, g.d], dtype: q!.dtype },
       { shape: [g.b, g.h, g.tq], dtype: 'f32' },
     ];
   },
   launch: (inputs, [out, lse], p) => {
-    const [, , , bias, segQ, segK] = inputs;
+    const [, , , bias, segQ, segK, visible, keep] = inputs;
     const g = geometry(inputs, p);
     const { args, tok } = parts(inputs, g, p.heads > 0);
+    const rest = [bias?.arg() ?? null, segQ?.arg() ?? null, segK?.arg() ?? null, ...maskArgs(visible, keep)];
     return {
       kernel: 'attention',
-      args: [out.arg(), lse.arg(), ...args, bias?.arg() ?? null, segQ?.arg() ?? null, segK?.arg() ?? null],
+      args: [out.arg(), lse.arg(), ...args, ...rest],
       ints: flags(g, p, tok),
       floats: [p.scale],
     };
@@ -144,15 +171,18 @@ const attentionOp = defineOp<Params>({
     return 4 * pairs(g, p) * g.d;
   },
   gradient: ({ inputs, outputs: [out, lse], grads: [dout], params, needs }) => {
-    const [q, k, v, bias, segQ, segK] = inputs;
+    const [q, k, v, bias, segQ, segK, visible, keep] = inputs;
     const wantBias = bias !== null && needs(3);
-    const grads = apply(attentionBwd, [q, k, v, bias, segQ, segK, dout, out, lse], { ...params, wantBias });
+    const all = [q, k, v, bias, segQ, segK, dout, out, lse, visible, keep];
+    const grads = apply(attentionBwd, all, { ...params, wantBias });
     const rest = params.heads ? grads.slice(1) : grads.slice(3);
     return [
       grads[0],
       params.heads ? null : grads[1],
       params.heads ? null : grads[2],
       wantBias ? rest[0] : null,
+      null,
+      null,
       null,
       null,
     ];
@@ -166,7 +196,7 @@ const attentionBwd = defineOp<Params & { wantBias: boolean }>({
     ...(p.wantBias ? [{ shape: bias!.shape, dtype: bias!.dtype }] : []),
   ],
   launch: (inputs, outputs, p) => {
-    const [, , , bias, segQ, segK, dout, out, lse] = inputs;
+    const [, , , bias, segQ, segK, dout, out, lse, visible, keep] = inputs;
     const g = geometry(inputs, p);
     const packed = p.heads > 0;
     const dbias = p.wantBias ? outputs[outputs.length - 1].arg() : null;
@@ -184,6 +214,7 @@ const attentionBwd = defineOp<Params & { wantBias: boolean }>({
         bias?.arg() ?? null,
         segQ?.arg() ?? null,
         segK?.arg() ?? null,
+        ...maskArgs(visible, keep),
       ],
       ints: [...flags(g, p, x.tok), ...dx.tok, g.h * g.d],
       floats: [p.scale],
@@ -205,6 +236,7 @@ function params(d: number, o: AttentionOptions, heads: number, kvHeads: number):
     biasMode: o.bias ? (o.bias.rank === 2 ? 1 : 2) : 0,
     heads,
     kvHeads,
+    ...(o.pairs === undefined ? {} : { pairs: o.pairs }),
   };
 }
 
@@ -223,7 +255,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   if (options.segments && !segK) throw new AnsatzError('attention: keySegments are needed when Tq differs from Tk');
   return apply(
     attentionOp,
-    [q, k, v, options.bias ?? null, options.segments ?? null, segK],
+    [q, k, v, options.bias ?? null, options.segments ?? null, segK, options.visible ?? null, options.keep ?? null],
     params(q.shape[3], options, 0, 0),
   )[0];
 }
@@ -239,7 +271,7 @@ export function attentionPacked(qkv: Tensor, heads: number, kvHeads: number, opt
   const seg = options.segments ?? null;
   return apply(
     attentionOp,
-    [qkv, null, null, options.bias ?? null, seg, seg],
+    [qkv, null, null, options.bias ?? null, seg, seg, options.visible ?? null, options.keep ?? null],
     params(qkv.shape[3], options, heads, kvHeads),
   )[0];
 }
@@ -275,12 +307,10 @@ const ropeOp: Op<RopeParams> = defineOp<RopeParams>({
   },
   flops: ([x, cos], _, p) => x!.shape[0] * x!.shape[1] * p.rotated * cos!.shape[1] * 6,
   bytes: ([x]) => 2 * x!.size * sizeOf(x!.dtype),
-  gradient: ({ inputs: [, cos, sin, pos], grads: [dy], params }) => [
-    apply(ropeOp, [dy, cos, sin, pos], { ...params, inverse: !params.inverse })[0],
-    null,
-    null,
-    null,
-  ],
+  gradient: ({ inputs: [, cos, sin, pos], grads: [dy], params, needs }) => {
+    if (needs(1) || needs(2)) throw new AnsatzError('rope: its tables are constants, gradients do not reach them');
+    return [apply(ropeOp, [dy, cos, sin, pos], { ...params, inverse: !params.inverse })[0], null, null, null];
+  },
 });
 
 /**

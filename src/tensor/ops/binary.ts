@@ -65,10 +65,10 @@ export const minimum = binary('minimum', ({ inputs: [a, b] }, dy) => [
   () => mul(dy, share(lt(a!, b!), eq(a!, b!))),
   () => mul(dy, share(gt(a!, b!), eq(a!, b!))),
 ]);
-/** a^b for a > 0. */
+/** a^b for a >= 0, or for whole b. The gradients' limits at b = 0 and at a = 0 are 0, where the formulas have 0 inf. */
 export const pow: (a: Tensor, b: Tensor) => Tensor = binary('pow', ({ inputs: [a, b], outputs: [y] }, dy) => [
-  () => mul(dy, mul(b!, mul(y, recip(a!)))),
-  () => mul(dy, mul(y, log(a!))),
+  () => mul(dy, where(cast(b!, 'f32'), mul(b!, pow(a!, affine(b!, 1, -1))), b!)),
+  () => mul(dy, where(cast(a!, 'f32'), mul(y, log(a!)), a!)),
 ]);
 
 const share = (mine: Tensor, tie: Tensor): Tensor => add(mine, affine(tie, 0.5, 0));

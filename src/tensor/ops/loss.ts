@@ -127,7 +127,8 @@ const linearLossOp = defineOp<LinearLossParams>({
 /** sum(rowscale * loss) as one number, with the gradients already at hand. */
 const weightedLossOp = defineOp<Record<string, never>>({
   name: 'weighted_loss',
-  // Inputs: loss rows, rowscale, h, w, dh, dw. The tape sees h and w; dh and dw are what it multiplies.
+  // Inputs: loss rows, rowscale, what the loss was made from, and as many gradients. The tape sees the former; the
+  // latter are what it multiplies.
   infer: () => [{ shape: [], dtype: 'f32' }],
   launch: ([loss, rowscale], [y]) => ({
     kernel: 'matmul',
@@ -137,15 +138,28 @@ const weightedLossOp = defineOp<Record<string, never>>({
   }),
   flops: ([loss]) => 2 * loss!.size,
   bytes: ([loss]) => 8 * loss!.size,
-  gradient: ({ inputs: [loss, , , w, dh, dw], grads: [g], needs }) => [
-    null,
-    needs(1) ? scaleBy(loss!, g!) : null,
-    needs(2) ? scaleBy(dh!, g!) : null,
-    needs(3) ? cast(scaleBy(dw!, g!), w!.dtype) : null,
-    null,
-    null,
-  ],
+  gradient: ({ inputs: [loss, , ...rest], grads: [g], needs }) => {
+    const n = rest.length / 2;
+    const [from, grads] = [rest.slice(0, n), rest.slice(n)];
+    return [
+      null,
+      needs(1) ? scaleBy(loss!, g!) : null,
+      ...from.map((t, k) => (needs(2 + k) ? cast(scaleBy(grads[k]!, g!), t!.dtype) : null)),
+      ...grads.map(() => null),
+    ];
+  },
 });
+
+/**
+ * sum(rowscale * rows), for losses that make their gradients in the forward pass: `grads` are those of the result with
+ * respect to `from`, or empty when none were made.
+ */
+export const weightedLoss = (
+  rows: Tensor,
+  rowscale: Tensor,
+  from: readonly Tensor[],
+  grads: readonly Tensor[],
+): Tensor => apply(weightedLossOp, [rows, rowscale, ...from, ...from.map((_, k) => grads[k] ?? null)], {})[0];
 
 export interface LinearLossOptions {
   zLoss?: number;
@@ -179,6 +193,6 @@ export function linearCrossEntropy(
   };
   const weights = reshape(rowscale, [flat.shape[0]]);
   const [rows, dh, dw] = apply(linearLossOp, [flat, w, reshape(targets, [flat.shape[0]]), weights], p);
-  const loss = apply(weightedLossOp, [rows, weights, flat, w, dh ?? null, dw ?? null], {})[0];
+  const loss = weightedLoss(rows, weights, [flat, w], grads ? [dh, dw] : []);
   return { loss, rows: reshape(rows, targets.shape) };
 }

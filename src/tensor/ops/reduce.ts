@@ -5,7 +5,7 @@ import { AnsatzError } from '../../backend/errors.ts';
 import { apply, defineOp, type GradContext, type Op } from '../op.ts';
 import { noGrad } from '../tape.ts';
 import { type Shape, sizeOfShape, type Tensor } from '../tensor.ts';
-import { cast, div, eq, mul, sub } from './binary.ts';
+import { add, cast, div, eq, mul, sub } from './binary.ts';
 import { around, axisOf, like, wantFloat } from './common.ts';
 import { expand, permute, reshape } from './shape.ts';
 import { affine, exp } from './unary.ts';
@@ -51,8 +51,15 @@ const meanOp = reduction('mean', ({ params }, dy, x) =>
 );
 const maxOp = reduction('max', extremeGradient);
 const minOp = reduction('min', extremeGradient);
-/** The gradient divides by x: it is not defined where x holds zeros. */
-const prodOp = reduction('prod', ({ outputs: [y], params }, dy, x) => div(spread(mul(dy, y), x.shape, params.axis), x));
+/** The product of the others, for each element: that of all non-zeros over its own, unless another one is zero. */
+const prodOp: Op<Axis> = reduction('prod', ({ params }, dy, x) => {
+  const all = (t: Tensor): Tensor => spread(t, x.shape, params.axis);
+  const isZero = eq(x, affine(x, 0, 0));
+  const nonZero = add(x, isZero);
+  const otherZeros = sub(all(sum(isZero, [params.axis])), isZero);
+  const [product] = apply(prodOp, [nonZero], params);
+  return mul(eq(otherZeros, affine(x, 0, 0)), div(all(mul(dy, product)), nonZero));
+});
 const argmaxOp = reduction('argmax', undefined, 'i32');
 const argminOp = reduction('argmin', undefined, 'i32');
 

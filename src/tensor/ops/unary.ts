@@ -1,8 +1,7 @@
 /** Elementwise functions of one tensor. Same shape and dtype out. */
 import { apply, defineOp, type GradContext, type Op } from '../op.ts';
-import { noGrad } from '../tape.ts';
 import type { Tensor } from '../tensor.ts';
-import { add, mul } from './binary.ts';
+import { eq, mul } from './binary.ts';
 import { like, wantFloat } from './common.ts';
 
 type None = Record<string, never>;
@@ -53,7 +52,10 @@ const powcOp = defineOp<{ e: number }>({
   },
   launch: ([x], [y], p) => ({ kernel: 'powc', args: [y.arg(), x!.arg()], ints: [y.size], floats: [p.e] }),
   flops: (_, [y]) => y.size,
-  gradient: ({ inputs: [x], grads: [dy], params }) => [mul(dy!, affine(powc(x!, params.e - 1), params.e, 0))],
+  // x^0 is 1 everywhere: the formula would give 0 inf at 0.
+  gradient: ({ inputs: [x], grads: [dy], params: { e } }) => [
+    e === 0 ? affine(dy!, 0, 0) : mul(dy!, affine(powc(x!, e - 1), e, 0)),
+  ],
 });
 export const powc = (x: Tensor, e: number): Tensor => apply(powcOp, [x], { e })[0];
 
@@ -71,7 +73,7 @@ const affineOp = defineOp<{ a: number; b: number }>({
 export const affine = (x: Tensor, a: number, b: number): Tensor => apply(affineOp, [x], { a, b })[0];
 export const scale = (x: Tensor, a: number): Tensor => affine(x, a, 0);
 
-/** x limited to [lo, hi]; the gradient passes where x is strictly inside. */
+/** x limited to [lo, hi]; the gradient passes where x is not cut off (at the bounds it passes). */
 const clampOp = defineOp<{ lo: number; hi: number }>({
   name: 'clamp',
   infer: (inputs) => {
@@ -80,12 +82,9 @@ const clampOp = defineOp<{ lo: number; hi: number }>({
   },
   launch: ([x], [y], p) => ({ kernel: 'clamp', args: [y.arg(), x!.arg()], ints: [y.size], floats: [p.lo, p.hi] }),
   flops: (_, [y]) => 2 * y.size,
-  gradient: ({ inputs: [x], outputs: [y], grads: [dy] }) => [mul(dy!, equalMask(x!, y))],
+  gradient: ({ inputs: [x], outputs: [y], grads: [dy] }) => [mul(dy!, eq(x!, y))],
 });
 export const clamp = (x: Tensor, lo: number, hi: number): Tensor => apply(clampOp, [x], { lo, hi })[0];
-
-/** 1 where a = b, else 0, without gradient. */
-const equalMask = (a: Tensor, b: Tensor): Tensor => noGrad(() => step(affine(abs(add(a, neg(b))), -1, 0), true));
 
 export const neg = unary('neg', (_, dy) => affine(dy, -1, 0));
 export const sign = unary('sign');

@@ -32,6 +32,8 @@ export interface PlanEvent extends Base {
   steps: number;
   tokens: number;
   tokensPerStep: number;
+  /** Positions of a step that have a target. */
+  lossTokensPerStep?: number;
   flopsPerToken: number;
   memoryBytes: number;
   /** FLOP/s that utilisation is measured against; null when the device's peak is unknown. */
@@ -46,6 +48,8 @@ export interface StepEvent extends Base {
   step: number;
   /** Tokens trained on so far. */
   tokens: number;
+  /** Those that had a target. */
+  lossTokens?: number;
   loss: number;
   gradNorm: number;
   lr: number;
@@ -117,6 +121,20 @@ export interface ResumedEvent extends Base {
   checkpoint: string;
 }
 
+/** The run began with another run's weights. Names are those of parameters. */
+export interface StartedFromEvent extends Base {
+  event: 'started-from';
+  run: string;
+  step: number;
+  /** Parameters with the other run's values; `grown` ones among them have new rows as well. */
+  copied: number;
+  grown: string[];
+  /** Parameters that the other run did not have. */
+  fresh: string[];
+  /** What it had and this model has not. */
+  unused: string[];
+}
+
 /** completed: all steps done; stopped: asked to stop, can resume; failed: an error, in `message`. */
 export type RunStatus = 'completed' | 'stopped' | 'failed';
 
@@ -139,6 +157,7 @@ export type RunEvent =
   | WarningEvent
   | FallbackEvent
   | ResumedEvent
+  | StartedFromEvent
   | RunEndEvent;
 
 type WithoutTime<E> = E extends RunEvent ? Omit<E, 'time'> : never;

@@ -5,6 +5,7 @@ import type { EventOf, RunEvent } from './events.ts';
 export class RunHistory {
   start: EventOf<'run-start'> | undefined;
   plan: EventOf<'plan'> | undefined;
+  startedFrom: EventOf<'started-from'> | undefined;
   end: EventOf<'run-end'> | undefined;
   steps: EventOf<'step'>[] = [];
   evals: EventOf<'eval'>[] = [];
@@ -28,8 +29,9 @@ export class RunHistory {
   add(event: RunEvent): void {
     switch (event.event) {
       case 'run-start':
+        // A run that was killed before its first checkpoint starts again from nothing.
         this.start = event;
-        this.end = undefined;
+        this.#rewind(0);
         break;
       case 'plan':
         this.plan = event;
@@ -52,6 +54,9 @@ export class RunHistory {
       case 'resumed':
         this.#rewind(event.step);
         this.resumes.push(event);
+        break;
+      case 'started-from':
+        this.startedFrom = event;
         break;
       case 'warning':
         this.warnings.push(event);

@@ -16,6 +16,9 @@ interface Problem {
   readonly window: number;
   readonly biasMode: number;
   readonly segments: boolean;
+  /** Queries that see keys ahead of them; keys that only their own query sees. */
+  readonly visible?: boolean;
+  readonly keep?: boolean;
   /** q, k, v are parts of one tensor of tokens; needs Tq = Tk. */
   readonly packed: boolean;
   /** Elements between a token's last head and the next token. */
@@ -29,6 +32,7 @@ interface Tensors {
   readonly bias: TensorSpec | null;
   readonly segQ: TensorSpec | null;
   readonly segK: TensorSpec | null;
+  readonly masks: readonly (TensorSpec | null)[];
 }
 
 /** Elements from the first token's start to the last head's end. */
@@ -79,7 +83,20 @@ function tensors(rng: Rng, s: Problem, first: number): Tensors {
   const distances = Math.max(s.Tq + s.Tk - 1, 0);
   const bias = s.biasMode === 0 ? null : gaussian(rng, 'f32', s.H * (s.biasMode === 1 ? distances : s.Tq * s.Tk));
   const { segQ, segK } = s.segments ? segments(rng, s) : { segQ: null, segK: null };
-  return { q, k, v, bias, segQ, segK };
+  return { q, k, v, bias, segQ, segK, masks: masks(rng, s) };
+}
+
+/** visible and keep; nothing at all where neither is asked for. */
+function masks(rng: Rng, { B, Tq, Tk, visible, keep }: Problem): (TensorSpec | null)[] {
+  if (!visible && !keep) return [];
+  // Prefixes as rows have them: runs of queries that see the same key, and queries that see nothing ahead.
+  let reach = -1;
+  const ahead = (): number => {
+    if (rng.chance(0.1)) reach = rng.chance(0.4) ? -1 : rng.int(0, Tk - 1);
+    return reach;
+  };
+  const seen = visible ? input('i32', B * Tq, ahead) : null;
+  return keep ? [seen, input('i32', B * Tk, () => (rng.chance(0.8) ? rng.pick([1, 2, -1]) : 0))] : [seen];
 }
 
 function ints(s: Problem): number[] {
@@ -94,17 +111,17 @@ const close = (dtype: DType, factor: number) =>
   dtype === 'f32' ? tolerance(1e-5, 3e-6 * factor, 5e-6) : tolerance(1e-2, 1e-2 * factor, 8e-3);
 
 function forward(rng: Rng, s: Problem): KernelCase {
-  const { q, k, v, bias, segQ, segK } = tensors(rng, s, 2);
+  const { q, k, v, bias, segQ, segK, masks } = tensors(rng, s, 2);
   const out = s.gap > 0 ? updated(gaussian(rng, s.dtype, outLength(s))) : output(s.dtype, outLength(s));
-  const p = [out, output('f32', s.B * s.H * s.Tq), q, k, v, bias, segQ, segK];
+  const p = [out, output('f32', s.B * s.H * s.Tq), q, k, v, bias, segQ, segK, ...masks];
   return makeCase('attention', { p, i: ints(s), f: [scaleOf(s)], tolerance: close(s.dtype, 1) });
 }
 
 function backward(rng: Rng, s: Problem): KernelCase {
-  const { q, k, v, bias, segQ, segK } = tensors(rng, s, 5);
+  const { q, k, v, bias, segQ, segK, masks } = tensors(rng, s, 5);
   const { tokQ, tokKV, tokOut } = tokens(s);
   const [out, lse] = [new Float64Array(outLength(s)), new Float64Array(s.B * s.H * s.Tq)];
-  const p = [out, lse, ...[q, k, v, bias, segQ, segK].map((spec) => spec?.data ?? null)];
+  const p = [out, lse, ...[q, k, v, bias, segQ, segK, ...masks].map((spec) => spec?.data ?? null)];
   refAttention.attention({ p, m: p, o: p.map(() => 0), t: [], i: ints(s), f: [scaleOf(s)] });
 
   // Between the tokens of a gradient lies something else, which must stay.
@@ -119,7 +136,14 @@ function backward(rng: Rng, s: Problem): KernelCase {
     p: [
       ...[dq, dk, dv, bias ? output('f32', bias.length) : null],
       ...[gapped(rng, s.dtype, outLength(s), tokOut, s.H * s.D), q, k, v],
-      ...[input(s.dtype, out.length, (n) => out[n]), input('f32', lse.length, (n) => lse[n]), bias, segQ, segK],
+      ...[
+        input(s.dtype, out.length, (n) => out[n]),
+        input('f32', lse.length, (n) => lse[n]),
+        bias,
+        segQ,
+        segK,
+        ...masks,
+      ],
     ],
     i: [...ints(s), tokQ, tokKV, tokKV, tokOut],
     f: [scaleOf(s)],
@@ -185,7 +209,21 @@ function problems(rng: Rng): Problem[] {
       ...{ Tq: rng.int(130, 200), Tk: rng.int(130, 260) },
     }),
   );
-  return [...random, ...chosen, ...windows];
+  const masked = Array.from({ length: 70 }, (): Problem => {
+    const [visible, keep] = rng.pick([
+      [true, false],
+      [false, true],
+      [true, true],
+    ]);
+    const Tk = rng.pick([1, 5, 17, 64, 65, 130, 300]);
+    return {
+      ...{ ...plain, dtype: rng.pick(['f32', 'bf16']), B: rng.int(1, 3), H: 2, Hkv: rng.int(1, 2), visible, keep, Tk },
+      ...{ Tq: rng.chance(0.6) ? Tk : rng.pick([1, 9, 64, 140]), D: rng.pick([4, 16, 40, 64]) },
+      ...{ causal: rng.chance(0.85), window: rng.chance(0.3) ? rng.pick([1, 5, 40, 100]) : 0 },
+      ...{ biasMode: rng.pick([0, 0, 1, 2]), segments: rng.chance(0.5), packed: rng.chance(0.4) },
+    };
+  });
+  return [...random, ...chosen, ...windows, ...masked];
 }
 
 export const attentionCases: Record<string, CaseGenerator> = {

@@ -1,16 +1,20 @@
 // Cases of every kernel of docs/kernels.md.
 import { attentionCases } from './attention.ts';
+import { blockGateCases, unitSparsityCases } from './block-gate.ts';
 import type { Rng } from './build.ts';
 import { convCases } from './conv.ts';
 import { elementwiseCases } from './elementwise.ts';
+import { factoredCases } from './factored.ts';
 import { gatherCases } from './gather-scatter.ts';
 import { lossCases } from './loss.ts';
 import { matmulCases } from './matmul.ts';
 import { normCases } from './norm.ts';
 import { optimCases } from './optim.ts';
+import { optimOtherCases } from './optim-others.ts';
 import { randomCases } from './random.ts';
 import { reduceCases } from './reduce.ts';
 import { ropeCases } from './rope.ts';
+import { routeCases } from './route.ts';
 import { stridedCases } from './strided.ts';
 import type { CaseGenerator, KernelCase } from './types.ts';
 
@@ -25,11 +29,16 @@ const generators: Record<string, CaseGenerator> = {
   ...matmulCases,
   ...attentionCases,
   ...ropeCases,
+  ...routeCases,
   ...gatherCases,
   ...lossCases,
   ...randomCases,
   ...convCases,
   ...optimCases,
+  ...optimOtherCases,
+  ...blockGateCases,
+  ...unitSparsityCases,
+  ...factoredCases,
 };
 
 /** Kernels that have cases. */

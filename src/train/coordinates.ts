@@ -1,0 +1,204 @@
+/**
+ * The coordinate check (Yang et al. 2022, appendix D): how the size of activations, and of their change in training, goes
+ * with a model's width or depth. Under a parametrisation that holds, all of them stay.
+ */
+import { openDevice } from '../backend/index.ts';
+import { createBatch } from '../data/types.ts';
+import { buildModel, type Model } from '../model/model.ts';
+import { disposeTree, forwardContext, initialise, type ParamTree } from '../nn/index.ts';
+import { abs, capture, cast, mean, noGrad, stack, sub, type Tensor } from '../tensor/index.ts';
+import { parseTrainConfig, type TrainConfig } from './config.ts';
+import { rowLength } from './session.ts';
+import { DeviceBatch, TrainStep } from './step.ts';
+import { SyntheticRows } from './synthetic.ts';
+
+export interface CoordinateOptions {
+  /** Sizes, and the config at each. */
+  readonly sizes: readonly { readonly size: number; readonly config: TrainConfig }[];
+  readonly seeds: number;
+  readonly steps: number;
+  /** Changes the initial parameters. */
+  edit?(params: ParamTree): void;
+  onProgress?(done: number, total: number): void;
+}
+
+/** Mean |x| and mean |x - x at the start| of an activation, averaged over seeds, for each size. */
+export interface Coordinate {
+  readonly name: string;
+  readonly step: number;
+  readonly level: readonly number[];
+  readonly change: readonly number[];
+  /** Least-squares slopes of log2 of those on log2 size. */
+  readonly levelSlope: number;
+  readonly changeSlope: number;
+}
+
+export interface CoordinateResult {
+  readonly sizes: readonly number[];
+  /** Training loss of each size at every step, averaged over seeds. */
+  readonly losses: readonly (readonly number[])[];
+  readonly coordinates: readonly Coordinate[];
+}
+
+type Sizes = Map<string, { level: number; change: number }>;
+
+/** Layers of different depth have no names in common: what stands in blocks is averaged over them. */
+function grouped(values: Sizes, byDepth: boolean): Sizes {
+  if (!byDepth) return values;
+  const lists = new Map<string, { level: number; change: number }[]>();
+  for (const [name, v] of values) {
+    const key = name.replace(/blocks\.\d+\./, 'blocks.');
+    lists.set(key, [...(lists.get(key) ?? []), v]);
+  }
+  const average = (all: number[]): number => all.reduce((a, b) => a + b, 0) / all.length;
+  const out: Sizes = new Map();
+  for (const [key, all] of lists) {
+    // The stream after the last block is what depth adds up in.
+    if (key.endsWith('residual')) out.set('residual', all[all.length - 1]);
+    else out.set(key, { level: average(all.map((v) => v.level)), change: average(all.map((v) => v.change)) });
+  }
+  return out;
+}
+
+/** Named activations of a model on a batch. */
+function activations(model: Model, params: ParamTree, batch: DeviceBatch, config: TrainConfig): Map<string, Tensor> {
+  const taps = new Map<string, Tensor>();
+  const device = openDevice(config.device);
+  noGrad(() => model.loss(params, batch, forwardContext({ device, compute: config.precision, taps })));
+  return taps;
+}
+
+/** Trains one model for a few steps on one batch and measures its activations after each. */
+async function trajectory(
+  config: TrainConfig,
+  { steps, edit }: CoordinateOptions,
+  byDepth: boolean,
+): Promise<{ losses: number[]; sizes: Sizes[] }> {
+  const device = openDevice(config.device);
+  const length = rowLength(config);
+  const model = buildModel(config.model);
+  const params = initialise(model, device, config.seed);
+  edit?.(params);
+  const tokens = new SyntheticRows(config.model.vocab, 1).fill(createBatch(config.batch, length));
+  const batch = new DeviceBatch(device, config.batch, length, !config.data.crossDocuments);
+  batch.write(tokens, tokens.targetCount);
+  model.prepare(device);
+  const start = capture(device, () => Object.fromEntries(activations(model, params, batch, config)));
+  await start.run();
+  const names = Object.keys(start.result);
+  const measure = capture(device, () =>
+    noGrad(() => {
+      const now = activations(model, params, batch, config);
+      const size = (x: Tensor): Tensor => mean(abs(cast(x, 'f32')));
+      const level = stack(names.map((n) => size(now.get(n)!)));
+      const change = stack(names.map((n) => size(sub(cast(now.get(n)!, 'f32'), cast(start.result[n], 'f32')))));
+      return { level, change };
+    }),
+  );
+  const step = new TrainStep(device, model, params, config, length);
+  const losses: number[] = [];
+  const sizes: Sizes[] = [];
+  try {
+    for (let t = 0; t <= steps; t++) {
+      if (t > 0) losses.push((await step.run(t - 1, [tokens])).loss);
+      await measure.run();
+      const [level, change] = [await measure.result.level.data(), await measure.result.change.data()];
+      const all = new Map(names.map((n, k) => [n, { level: level[k], change: change[k] }]));
+      sizes.push(grouped(all, byDepth));
+    }
+  } finally {
+    step.dispose();
+    measure.dispose();
+    start.dispose();
+    for (const t of [...Object.values(start.result), measure.result.level, measure.result.change]) t.dispose();
+    batch.dispose();
+    disposeTree(params);
+  }
+  return { losses, sizes };
+}
+
+/** Slope of y on x by least squares. */
+export function slope(x: readonly number[], y: readonly number[]): number {
+  const mid = (v: readonly number[]): number => v.reduce((a, b) => a + b, 0) / v.length;
+  const [mx, my] = [mid(x), mid(y)];
+  const covariance = x.reduce((s, v, k) => s + (v - mx) * (y[k] - my), 0);
+  return covariance / x.reduce((s, v) => s + (v - mx) ** 2, 0);
+}
+
+/** Measures all sizes and seeds. */
+export async function coordinates(options: CoordinateOptions): Promise<CoordinateResult> {
+  const { sizes, seeds, steps, onProgress } = options;
+  const byDepth = new Set(sizes.map((s) => s.config.model.depth)).size > 1;
+  const runs: Awaited<ReturnType<typeof trajectory>>[][] = [];
+  let done = 0;
+  for (const { config } of sizes) {
+    const ofSize = [];
+    for (let seed = 0; seed < seeds; seed++) {
+      ofSize.push(await trajectory(parseTrainConfig({ ...config, seed: config.seed + seed, steps }), options, byDepth));
+      onProgress?.(++done, sizes.length * seeds);
+    }
+    runs.push(ofSize);
+  }
+  const logSizes = sizes.map((s) => Math.log2(s.size));
+  const result: Coordinate[] = [];
+  for (let t = 0; t <= steps; t++)
+    for (const name of runs[0][0].sizes[t].keys()) {
+      // Geometric means over seeds: the slope is one of logarithms.
+      const log = (what: 'level' | 'change'): number[] =>
+        runs.map((r) => r.reduce((s, { sizes: at }) => s + Math.log2(at[t].get(name)![what]), 0) / r.length);
+      const [level, change] = [log('level'), log('change')];
+      result.push({
+        name,
+        step: t,
+        level: level.map((x) => 2 ** x),
+        change: change.map((x) => 2 ** x),
+        levelSlope: slope(logSizes, level),
+        changeSlope: t === 0 ? 0 : slope(logSizes, change),
+      });
+    }
+  const losses = runs.map((r) =>
+    Array.from({ length: steps }, (_, t) => r.reduce((s, one) => s + one.losses[t], 0) / r.length),
+  );
+  return { sizes: sizes.map((s) => s.size), losses, coordinates: result };
+}
+
+export interface Band {
+  /** Steps before this one are not judged. */
+  readonly from: number;
+  /** Largest |slope|; `noisy` for scores and router logits. */
+  readonly limit: number;
+  readonly noisy: number;
+  /** How far the slopes of final logits may fall below zero when they do not start at zero: they begin at size^-1/2. */
+  readonly transient: number;
+  /** The same for attention scores, when heads grow wider. */
+  readonly fadingScores?: boolean;
+}
+
+export const defaultBand: Band = { from: 3, limit: 0.1, noisy: 0.2, transient: 0.6 };
+
+export interface Verdict {
+  readonly name: string;
+  readonly limit: number;
+  /** Worst slopes from step `from` on. */
+  readonly level: number;
+  readonly change: number;
+  readonly ok: boolean;
+}
+
+/** Which activations keep their size. An activation that is zero throughout says nothing and passes. */
+export function judge({ coordinates: all }: CoordinateResult, band: Band = defaultBand): Verdict[] {
+  const names = [...new Set(all.map((c) => c.name))];
+  const worst = (slopes: number[]): number => slopes.reduce((a, b) => (Math.abs(b) > Math.abs(a) ? b : a), 0);
+  return names.map((name) => {
+    // Scores and outputs that do not start at zero hold a random part, which averages out with size.
+    const random = all.some((c) => c.name === name && c.step === 0 && c.level.every((x) => x > 0));
+    const output = name === 'logits' || (/attention\.logits$/.test(name) && band.fadingScores);
+    const limit = /(attention|router)\.logits$/.test(name) ? band.noisy : band.limit;
+    const seen = all.filter((c) => c.name === name && c.step >= band.from);
+    const level = worst(seen.map((c) => c.levelSlope).filter(Number.isFinite));
+    const change = worst(seen.map((c) => c.changeSlope).filter(Number.isFinite));
+    const low = output && random ? -band.transient : -limit;
+    const finite = seen.every((c) => [...c.level, ...c.change].every(Number.isFinite));
+    return { name, limit, level, change, ok: finite && Math.max(change, level) <= limit && Math.min(change, level) >= low };
+  });
+}

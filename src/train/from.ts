@@ -1,0 +1,93 @@
+/** Starting a run from another run's weights: the same model, one with more tokens, or one with more parts. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import type { HostArray } from '../backend/dtype.ts';
+import { AnsatzError } from '../backend/errors.ts';
+import { Tokenizer } from '../data/tokenizer/index.ts';
+import type { Model } from '../model/model.ts';
+import type { TrainedParam } from './optimisers/index.ts';
+import { latestCheckpoint } from './run/checkpoint.ts';
+import { RunFolder } from './run/folder.ts';
+
+export interface StartReport {
+  readonly checkpoint: string;
+  readonly step: number;
+  /** Parameters that got the other run's values, and those of them that have new rows too. */
+  readonly copied: number;
+  readonly grown: readonly string[];
+  /** Parameters that the other run has no values for. */
+  readonly fresh: readonly string[];
+  /** Values of the other run that this model has no place for. */
+  readonly unused: readonly string[];
+}
+
+/**
+ * Copies the newest checkpoint of the run in `path` into `params`, by name. Rows of the embedding and output matrices
+ * beyond the other run's vocabulary keep their fresh values.
+ * @throws AnsatzError when the tokenizers give the same id to different text, or shapes do not fit.
+ */
+export async function startFrom(
+  path: string,
+  model: Model,
+  params: readonly TrainedParam[],
+  tokenizer: Tokenizer,
+): Promise<StartReport> {
+  const run = RunFolder.open(path);
+  const checkpoint = await latestCheckpoint(run);
+  if (!checkpoint) throw new AnsatzError(`${path}: has no checkpoint to start from`);
+  const own = join(run.path, 'tokenizer.json');
+  if (existsSync(own)) sameIds(Tokenizer.fromFile(own), tokenizer, path);
+  const file = await checkpoint.tensors('model');
+  const names = new Set(file.names);
+  const used = new Set<string>();
+  const [grown, fresh]: [string[], string[]] = [[], []];
+  try {
+    for (const { path: name, tensor, spec } of params) {
+      const instead = model.startFrom?.(name);
+      const source = names.has(name) ? name : instead !== undefined && names.has(instead) ? instead : undefined;
+      if (source === undefined) {
+        fresh.push(name);
+        continue;
+      }
+      used.add(source);
+      const { shape } = file.info(source);
+      const data = (await file.read(source)) as HostArray;
+      if (shape.join() === tensor.shape.join()) tensor.writeBits(data);
+      else if (growsByRows(shape, tensor.shape) && (spec.role === 'embedding' || spec.role === 'output')) {
+        const bits = await tensor.bits();
+        (bits as Float32Array).set(data as Float32Array);
+        tensor.writeBits(bits as HostArray);
+        grown.push(name);
+      } else
+        throw new AnsatzError(
+          `${path}: ${source} is [${shape.join(', ')}], this model wants [${tensor.shape.join(', ')}]`,
+          {
+            hint: 'a run can start from one of the same width and depth; its vocabulary may be smaller',
+          },
+        );
+    }
+  } finally {
+    await file.close();
+  }
+  if (used.size === 0) throw new AnsatzError(`${path}: has no parameter in common with this model`);
+  const unused = [...names].filter((name) => !used.has(name));
+  return {
+    checkpoint: checkpoint.path,
+    step: checkpoint.step,
+    copied: params.length - fresh.length,
+    grown,
+    fresh,
+    unused,
+  };
+}
+
+const growsByRows = (from: readonly number[], to: readonly number[]): boolean =>
+  from.length === to.length && from[0] < to[0] && from.slice(1).join() === to.slice(1).join();
+
+function sameIds(old: Tokenizer, now: Tokenizer, path: string): void {
+  for (let id = 0; id < old.vocabSize; id++)
+    if (id < now.vocabSize && old.idToToken(id) !== now.idToToken(id))
+      throw new AnsatzError(`${path}: was trained with another tokenizer: token ${id} means something else there`, {
+        hint: 'use the data that the other run was trained on',
+      });
+}
