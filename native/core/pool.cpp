@@ -8,6 +8,8 @@
 #include <thread>
 #include <vector>
 
+#include "cpus.h"
+
 namespace ansatz {
 namespace {
 
@@ -143,8 +145,7 @@ int default_threads() {
     const int n = std::atoi(env);
     if (n > 0) return n;
   }
-  const unsigned n = std::thread::hardware_concurrency();
-  return n ? static_cast<int>(n) : 1;
+  return usable_cpus();
 }
 
 // Never destroyed: threads may still compute while the process exits.

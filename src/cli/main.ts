@@ -4,9 +4,11 @@ import { evaluateCommand } from './commands/evaluate.ts';
 import { generateCommand } from './commands/generate.ts';
 import { inspectCommand } from './commands/inspect.ts';
 import { mupCommand } from './commands/mup.ts';
+import { planCommand } from './commands/plan.ts';
 import { prepareCommand } from './commands/prepare.ts';
 import { quickstartCommand } from './commands/quickstart.ts';
 import { trainCommand } from './commands/train.ts';
+import { tricksCommand } from './commands/tricks.ts';
 import { inThisShell } from './common.ts';
 import { spoken } from './invocation.ts';
 import { Output, UsageError } from './term/output.ts';
@@ -22,7 +24,9 @@ export function program(): Command {
     .addCommand(generateCommand())
     .addCommand(evaluateCommand())
     .addCommand(inspectCommand())
+    .addCommand(planCommand())
     .addCommand(prepareCommand())
+    .addCommand(tricksCommand())
     .addCommand(mupCommand())
     .addCommand(quickstartCommand())
     .addHelpText(

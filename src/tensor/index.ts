@@ -19,6 +19,7 @@ export * from './ops/create.ts';
 export * from './ops/factored.ts';
 export * from './ops/gated.ts';
 export * from './ops/gather.ts';
+export * from './ops/grouped.ts';
 export * from './ops/loss.ts';
 export * from './ops/matmul.ts';
 export * from './ops/norm.ts';

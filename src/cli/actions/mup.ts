@@ -35,6 +35,9 @@ const base: TrainConfigInput = {
   schedule: { kind: 'constant' },
 };
 
+/** Enough tokens a step to learn a made-up language from. */
+const learnable: TrainConfigInput = { ...base, batch: 16, model: { ...base.model, vocab: 64 } };
+
 /** Over depth: embeddings as large as what the blocks add, and layers wide enough not to be noise. */
 const deepBase: TrainConfigInput = {
   ...base,
@@ -52,8 +55,13 @@ interface Sized {
   readonly sizes: { size: number; config: TrainConfig }[];
 }
 
-async function sized(recipe: string | undefined, flags: MupFlags, defaults: readonly number[]): Promise<Sized> {
-  let input: TrainConfigInput = structuredClone(flags.depths ? deepBase : base);
+async function sized(
+  recipe: string | undefined,
+  flags: MupFlags,
+  small: TrainConfigInput,
+  defaults: readonly number[],
+): Promise<Sized> {
+  let input: TrainConfigInput = structuredClone(flags.depths ? deepBase : small);
   if (recipe) {
     const loaded = await loadRecipe(recipe);
     input = await configured(loaded, { data: 'none', vocab: loaded.vocab });
@@ -98,7 +106,7 @@ function draw(output: Output, file: string | undefined, svg: () => string): void
 }
 
 export async function runCheck(output: Output, recipe: string | undefined, flags: CheckFlags): Promise<void> {
-  const { unit, sizes } = await sized(recipe, flags, [1, 2, 4, 8]);
+  const { unit, sizes } = await sized(recipe, flags, base, [1, 2, 4, 8]);
   const lr = flags.lr ?? sizes[0].config.optimiser.lr;
   const configs = sizes.map(({ size, config }) => ({
     size,
@@ -185,7 +193,7 @@ function checkSvg(r: CoordinateResult, unit: string): string {
 }
 
 export async function runTransfer(output: Output, recipe: string | undefined, flags: TransferFlags): Promise<void> {
-  const { unit, sizes } = await sized(recipe, flags, [1, 2, 4]);
+  const { unit, sizes } = await sized(recipe, flags, learnable, [1, 2, 4]);
   const configs = sizes.map(({ size, config }) => ({
     size,
     config: parseTrainConfig({

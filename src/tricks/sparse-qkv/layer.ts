@@ -117,6 +117,10 @@ export function buildSparseQkv(o: SparseQkvOptions, context: SlotContext): Mixer
     params,
     forward: (p, x, residual, c) => {
       const [b, t] = x.shape;
+      if (c.visible || c.keep)
+        throw new AnsatzError('sparse-qkv: its convolutions look back only, and see tokens that a mask hides', {
+          hint: "use attention 'full' where queries see ahead or keys are dropped",
+        });
       let qkv = packed(p, x, c);
       if (positions.rotate) qkv = positions.rotate(qkv, heads, heads, c);
       tap(c, `blocks.${context.layer}.attention.qkv`, () => qkv);
@@ -125,6 +129,7 @@ export function buildSparseQkv(o: SparseQkvOptions, context: SlotContext): Mixer
         window: o.window,
         scale: scales.attention(d / heads),
         segments: c.segments,
+        pairs: o.window ? undefined : c.pairs,
         bias: positions.bias ? positions.bias(c.positionParams, heads, t, t, c) : null,
       });
       return write(p, reshape(mixed, [b, t, d]), residual, c);
