@@ -11,13 +11,21 @@ import { checkout, type TinyData, temporaryFolder, tinyConfig, tinyData, writeTe
 // Programs and habits depend on these: a change here is a change of the interface.
 const FLAGS: Record<string, string> = {
   ansatz: '--version --help',
-  'train <recipe>': '--data --out --steps --seconds --seed --set --resume --json --plain --help',
-  'generate <run>': '--prompt --max-tokens --temperature --top-k --top-p --seed --step --json --plain --help',
+  'train <recipe>': '--data --out --steps --seconds --seed --set --from --resume --json --plain --help',
+  'generate <run>':
+    '--prompt --context --mode --max-tokens --temperature --top-k --top-p --seed --step --json --plain --help',
+  'evaluate <run>':
+    '--by-position --length --scaling --blockwise --cross-documents --max-tokens --data --step --json --plain --help',
   'inspect [recipe]': '--set --json --plain --help',
+  'plan [recipe]': '--spec --batch --set --json --plain --help',
   'prepare <paths...>': '--out --vocab --cap --seed --json --plain --help',
+  'tricks [name]': '--width --depth --json --plain --help',
+  'mup check [recipe]': '--widths --depths --seeds --steps --grow --grow-field --set --svg --lr --json --plain --help',
+  'mup transfer [recipe]':
+    '--widths --depths --seeds --steps --grow --grow-field --set --svg --rates --limit --data --json --plain --help',
   'quickstart ': '--folder --seconds --out --seed --json --plain --help',
 };
-const COMMANDS = ['train', 'generate', 'inspect', 'prepare', 'quickstart'];
+const COMMANDS = ['train', 'generate', 'evaluate', 'inspect', 'plan', 'prepare', 'tricks', 'quickstart'];
 
 const root = temporaryFolder('cli');
 const text = join(root, 'text');
@@ -36,12 +44,17 @@ test('the flags of all commands', () => {
   const root = program();
   const listed: Record<string, string> = { ansatz: root.options.map((o) => o.long).join(' ') };
   listed.ansatz += ' --help';
-  for (const command of root.commands) {
+  const leaves = root.commands.flatMap((c) =>
+    c.commands.length
+      ? c.commands.map((sub) => ({ name: `${c.name()} ${sub.name()}`, command: sub }))
+      : [{ name: c.name(), command: c }],
+  );
+  for (const { name, command } of leaves) {
     const args = command.registeredArguments.map((a) => {
-      const name = a.variadic ? `${a.name()}...` : a.name();
-      return a.required ? `<${name}>` : `[${name}]`;
+      const word = a.variadic ? `${a.name()}...` : a.name();
+      return a.required ? `<${word}>` : `[${word}]`;
     });
-    listed[`${command.name()} ${args.join(' ')}`] = `${command.options.map((o) => o.long).join(' ')} --help`;
+    listed[`${name} ${args.join(' ')}`] = `${command.options.map((o) => o.long).join(' ')} --help`;
     assert.ok(
       command.options.every((o) => o.short === undefined),
       'long flags only',
