@@ -30,6 +30,8 @@ export interface GenerateOptions extends SamplingOptions {
   context?: string;
   /** Mode of a model that was trained with a mixture of denoisers. */
   mode?: string;
+  /** Names of special tokens in prompt and context stand for those tokens (holes, control tokens), not for text. */
+  specials?: boolean;
 }
 
 /** What the encoder has read: computed once a text, read at every step. */
@@ -138,13 +140,15 @@ export class Generator {
   async *stream(prompt: string, options: GenerateOptions = {}): AsyncGenerator<string> {
     const { maxTokens = 100, seed = 0 } = options;
     const eot = this.tokenizer.eot;
-    const { encoder, decoder: ids, visible, stop } = this.promptOf(prompt, options);
+    const { encoder, decoder: ids, visible, stop, never = [] } = this.promptOf(prompt, options);
     if (ids.some((id) => id < 0)) throw new AnsatzError('the prompt does not encode');
     if (this.encoder) await this.encoder.read(encoder ?? []);
     const uniform = randomStream(seed);
     const decoder = new StreamDecoder(this.tokenizer);
     for (let k = 0; k < maxTokens && !options.signal?.aborted; k++) {
-      const id = sample(await this.next(ids, visible), options, uniform());
+      const logits = await this.next(ids, visible);
+      for (const id of never) logits[id] = Number.NEGATIVE_INFINITY;
+      const id = sample(logits, options, uniform());
       if (id === eot || stop.includes(id)) break;
       ids.push(id);
       const text = decoder.push(id);
@@ -155,8 +159,9 @@ export class Generator {
   }
 
   /** A prompt as the model's objective puts it; what an encoder has no room for goes first. */
-  private promptOf(prompt: string, { mode, context }: GenerateOptions): Prompt & { decoder: number[] } {
-    const encode = (text: string): number[] => [...this.tokenizer.encode(text, { special: 'text' })];
+  private promptOf(prompt: string, { mode, context, specials }: GenerateOptions): Prompt & { decoder: number[] } {
+    const special = specials ? 'token' : 'text';
+    const encode = (text: string): number[] => [...this.tokenizer.encode(text, { special })];
     const [text, before] = [encode(prompt), context === undefined ? undefined : encode(context)];
     const put = (own: number[], given: number[] | undefined): Prompt => {
       const options: PromptOptions = { mode, context: given };

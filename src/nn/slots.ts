@@ -148,7 +148,7 @@ export function buildSlot<N extends SlotName>(slot: N, config: SlotConfig, conte
     throw new AnsatzError(
       `attention '${config.kind}' is causal by construction: it cannot look both ways in an encoder`,
       {
-        hint: "use attention 'full' there",
+        hint: "use attention 'full' there (layout.encoderAttention)",
       },
     );
   return known.build(config, context) as Slots[N];

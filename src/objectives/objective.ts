@@ -101,6 +101,8 @@ export interface Prompt {
   readonly visible?: number;
   /** Tokens that end the answer, besides the end of text. */
   readonly stop: readonly number[];
+  /** Tokens that no answer holds. */
+  readonly never?: readonly number[];
 }
 
 export interface PromptOptions {

@@ -125,16 +125,18 @@ function build(o: Ul2Options, sizes: Sizes): Objective {
       if (!(mode in ids.mode))
         throw new AnsatzError(`no mode '${mode}'`, { hint: `choose from ${Object.keys(ids.mode).join(', ')}` });
       const first = o.modes ? [ids.mode[mode]] : [];
-      const stop = [ids.end];
+      // A continuation is text; the answers of other modes are marked with sentinels.
+      const special = [ids.start, ...Object.values(ids.mode), ...(mode === 'S' ? ids.sentinels : [])];
+      const common = { stop: [ids.end], never: special };
       if (sizes.encoder)
         return {
           encoder: [...first, ...(context ?? text), ids.end],
           decoder: context ? [ids.start, ...text] : [ids.start],
-          stop,
+          ...common,
         };
       const given = [...first, ...(context ?? text), ids.start];
       const decoder = context ? [...given, ...text] : given;
-      return { decoder, stop, ...(o.bidirectional ? { visible: given.length - 1 } : {}) };
+      return { decoder, ...common, ...(o.bidirectional ? { visible: given.length - 1 } : {}) };
     },
   };
 }

@@ -168,7 +168,7 @@ export interface Band {
   /** Largest |slope|; `noisy` for scores and router logits. */
   readonly limit: number;
   readonly noisy: number;
-  /** How far the slopes of final logits may fall below zero when they do not start at zero: they begin at size^-1/2. */
+  /** How far the slopes of final and router logits may fall below zero when they do not start at zero: they begin at size^-1/2. */
   readonly transient: number;
   /** The same for attention scores, when heads grow wider. */
   readonly fadingScores?: boolean;
@@ -192,13 +192,19 @@ export function judge({ coordinates: all }: CoordinateResult, band: Band = defau
   return names.map((name) => {
     // Scores and outputs that do not start at zero hold a random part, which averages out with size.
     const random = all.some((c) => c.name === name && c.step === 0 && c.level.every((x) => x > 0));
-    const output = name === 'logits' || (/attention\.logits$/.test(name) && band.fadingScores);
-    const limit = /(attention|router)\.logits$/.test(name) ? band.noisy : band.limit;
+    const output = /(^logits|router)$/.test(name) || (/attention\.logits$/.test(name) && band.fadingScores);
+    const limit = /(attention\.logits|router)$/.test(name) ? band.noisy : band.limit;
     const seen = all.filter((c) => c.name === name && c.step >= band.from);
     const level = worst(seen.map((c) => c.levelSlope).filter(Number.isFinite));
     const change = worst(seen.map((c) => c.changeSlope).filter(Number.isFinite));
     const low = output && random ? -band.transient : -limit;
     const finite = seen.every((c) => [...c.level, ...c.change].every(Number.isFinite));
-    return { name, limit, level, change, ok: finite && Math.max(change, level) <= limit && Math.min(change, level) >= low };
+    return {
+      name,
+      limit,
+      level,
+      change,
+      ok: finite && Math.max(change, level) <= limit && Math.min(change, level) >= low,
+    };
   });
 }

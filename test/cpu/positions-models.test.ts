@@ -124,7 +124,10 @@ describe('the same function another way', () => {
       assert.equal(longer.context, 32);
       assert.ok(distance(logitsOf(longer, tokens), logitsOf(trained, tokens)) > 1e-4, method);
     }
-    assert.throws(() => extendContext(parseSpec(smallSpec({ positions: 'alibi' })), 32, 'yarn'), /only positions 'rope'/);
+    assert.throws(
+      () => extendContext(parseSpec(smallSpec({ positions: 'alibi' })), 32, 'yarn'),
+      /only positions 'rope'/,
+    );
   });
 });
 

@@ -228,7 +228,10 @@ describe('published vectors', () => {
     const base = { factor: 4, trained: 2048, theta: 10000, betaFast: 32, betaSlow: 1 };
     const plain = rotaryPeriods(128, 10000);
     const of = (method: 'linear' | 'ntk' | 'yarn') => scaledPeriods(128, { ...base, method });
-    of('linear').periods.forEach((p, i) => assert.equal(p, 4 * plain[i]));
+    assert.deepEqual(
+      of('linear').periods,
+      plain.map((p) => 4 * p),
+    );
     // NTK: the fastest pair stays, the slowest is interpolated in full.
     const ntk = of('ntk').periods;
     assert.equal(ntk[0], 1);

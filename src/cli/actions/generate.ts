@@ -22,7 +22,7 @@ export async function runGenerate(output: Output, path: string, flags: GenerateF
   const tokenizer = runTokenizer(run, config.data.folder, checkpoint);
   const { device, model, params } = await loadModel(config, checkpoint);
   const generator = new Generator(device, model, params, tokenizer, config.precision, objectiveOf(config));
-  const { maxTokens, temperature, topK, topP, seed, context, mode } = flags;
+  const { maxTokens, temperature, topK, topP, seed, context, mode, specials } = flags;
   const options = {
     maxTokens,
     temperature,
@@ -31,6 +31,7 @@ export async function runGenerate(output: Output, path: string, flags: GenerateF
     seed,
     ...(context === undefined ? {} : { context }),
     ...(mode ? { mode } : {}),
+    ...(specials ? { specials } : {}),
   };
   if (output.mode === 'json') {
     const started = performance.now();

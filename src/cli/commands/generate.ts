@@ -12,6 +12,7 @@ export interface GenerateFlags extends OutputFlags {
   step?: number;
   context?: string;
   mode?: string;
+  specials?: boolean;
 }
 
 export function generateCommand(): Command {
@@ -21,6 +22,7 @@ export function generateCommand(): Command {
     .argument('<run>', 'run folder')
     .option('--prompt <text>', 'what to continue', '')
     .option('--context <text>', 'text to read first: by the encoder, if the model has one')
+    .option('--specials', 'names of special tokens in the prompt stand for them: <|s_0|> is a hole')
     .option('--mode <name>', 'mode of a model trained with objective ul2: R, S or X')
     .option(
       '--max-tokens <n>',

@@ -20,12 +20,14 @@ import { makeAdamW } from './adamw.ts';
 import { type Iteration, iterations, orthogonalise } from './orthogonalise.ts';
 import { type Optimiser, registerOptimiser, type TrainedParam } from './registry.ts';
 
-const isHidden = ({ spec }: TrainedParam): boolean => spec.role === 'hidden' && spec.shape.length > 1;
+const isHidden = ({ spec }: TrainedParam): boolean => spec.role === 'hidden' && matrixShape(spec) !== null;
 
-/** A matrix, or a batch of them; a convolution [out, in, taps] is one matrix from all its taps. */
-function matrixShape({ shape, fanIn }: ParamSpec): readonly number[] {
-  const [rows, cols] = shape.slice(-2);
-  return shape.length === 3 && fanIn === rows * cols ? [shape[0], rows * cols] : shape;
+/** A matrix, or a batch of them (experts); a convolution [out, ...] is one matrix from all its taps. */
+function matrixShape({ shape, fanIn, fanOut }: ParamSpec): readonly number[] | null {
+  if (shape.length < 2) return null;
+  const taps = shape.slice(1).reduce((a, b) => a * b, 1);
+  if (shape.length > 2 && shape[0] === fanOut && taps === fanIn) return [fanOut, fanIn];
+  return shape.length > 3 ? null : shape;
 }
 
 type Scaling = 'spectral' | 'rms';
@@ -87,7 +89,7 @@ registerOptimiser({
 
     const step = (p: TrainedParam, grad: Tensor, scalars: Tensor): void => {
       const { lrMult = 1, decayMult = 1, widthMult = 1 } = p.spec;
-      const u = reshape(momentumOp(own.get(p.path)!, grad, scalars), matrixShape(p.spec));
+      const u = reshape(momentumOp(own.get(p.path)!, grad, scalars), matrixShape(p.spec)!);
       const d = direction(u, p.spec, config.scale, iteration);
       // A spectral step is as large as it should be at any width; one matched to AdamW's elements is sqrt(width) too large.
       const rate = lrMult * (config.scale === 'spectral' ? widthMult : Math.sqrt(widthMult));

@@ -22,6 +22,7 @@ import {
   type Positions,
   type Scales,
   type SlotContext,
+  slotSchema,
   tap,
   tensorOf,
 } from '../../nn/index.ts';
@@ -33,6 +34,10 @@ import { crossBlock, type DecoderBlock, encoderBlock, mergedBlock } from './stac
 export const options = z.strictObject({
   /** Blocks of the encoder; `depth` is the decoder's. */
   encoderDepth: z.int().positive().optional(),
+  /** What stands in the encoder's slots; by default what the decoder has. */
+  encoderAttention: slotSchema('attention').optional(),
+  encoderFfn: slotSchema('ffn').optional(),
+  encoderPositions: slotSchema('positions').optional(),
   /** Every n-th decoder block looks at the memory (FiDO), the last one always. */
   crossEvery: z.int().positive().default(1),
   /** Heads of cross-attention, and of its keys and values; by default those of the decoder's attention. */
@@ -44,7 +49,7 @@ export const options = z.strictObject({
 type Options = z.output<typeof options>;
 
 /** The slots of one stack. */
-function stack(spec: ModelSpec, depth: number, causal: boolean) {
+function stack(spec: ModelSpec, depth: number, causal: boolean, own = spec.positions) {
   const { width, vocab, context, tied } = spec;
   const dims = { width, depth, vocab, context, tied };
   const d = headWidth(spec);
@@ -52,7 +57,7 @@ function stack(spec: ModelSpec, depth: number, causal: boolean) {
   const { scales } = parametrisation;
   const { heads } = spec.attention as { heads?: number };
   const shared = { dims, headWidth: d, heads, scales, zLoss: spec.zLoss, ...(causal ? {} : { causal }) };
-  const positions = buildSlot('positions', spec.positions, { ...shared, positions: {}, layer: 0 });
+  const positions = buildSlot('positions', own, { ...shared, positions: {}, layer: 0 });
   const at = (layer: number): SlotContext => ({ ...shared, positions, layer });
   return { at, positions, scales, parametrisation, norm: (k: number): Norm => buildSlot('norm', spec.norm, at(k)) };
 }
@@ -115,10 +120,10 @@ function apart<R>(c: ForwardContext, prefix: string, fn: (inner: ForwardContext)
 export function buildEncoderDecoder(spec: ModelSpec): Model {
   const o = layoutOptions(spec) as Options;
   const encoderDepth = o.encoderDepth ?? spec.depth;
-  const [enc, dec] = [stack(spec, encoderDepth, false), stack(spec, spec.depth, true)];
+  const [enc, dec] = [stack(spec, encoderDepth, false, o.encoderPositions), stack(spec, spec.depth, true)];
   const encoderBlocks = Array.from({ length: encoderDepth }, (_, k) => {
-    const attention = buildSlot('attention', spec.attention, enc.at(k));
-    return encoderBlock(enc.norm(k), attention, enc.norm(k), buildSlot('ffn', spec.ffn, enc.at(k)));
+    const attention = buildSlot('attention', o.encoderAttention ?? spec.attention, enc.at(k));
+    return encoderBlock(enc.norm(k), attention, enc.norm(k), buildSlot('ffn', o.encoderFfn ?? spec.ffn, enc.at(k)));
   });
   const blocks = decoderBlocks(spec, o, dec);
   const [encoderNorm, finalNorm] = [enc.norm(encoderDepth), dec.norm(spec.depth)];

@@ -22,7 +22,7 @@ registerParametrisation({
     embedding: z.number().positive().default(1),
     output: z.number().positive().default(1),
     attention: z.number().positive().default(1),
-    /** Heads and routers start at zero. */
+    /** An untied head starts at zero. (Routers do not: equal scores are ties.) */
     zeroOutput: z.boolean().default(false),
   }),
   build: (o, sizes) => mup(o, sizes),

@@ -45,9 +45,8 @@ function byWidth(spec: ParamSpec, m: number, zero: boolean): ParamSpec {
     case 'hidden':
       return { ...times(spec, 1 / m, m, 1 / m), widthMult: m };
     case 'output': {
-      const start: ParamSpec = zero ? { ...spec, init: { kind: 'constant', value: 0 } } : spec;
-      if (spec.logits) return scaled(start, Math.sqrt(m));
-      return { ...times(scaled(start, 1 / Math.sqrt(m)), 1 / m, m, 1 / m), widthMult: m };
+      if (spec.logits) return zero ? { ...spec, init: { kind: 'constant', value: 0 } } : scaled(spec, Math.sqrt(m));
+      return { ...times(scaled(spec, 1 / Math.sqrt(m)), 1 / m, m, 1 / m), widthMult: m };
     }
     default:
       return spec;

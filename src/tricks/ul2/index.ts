@@ -15,5 +15,6 @@ registerTrick({
   confidence: 'high',
   tier: 'foundational',
   source: 'Tay et al. 2022 ("UL2: unifying language learning paradigms"); Tay et al. 2022 (UL2R)',
-  patch: () => ({ objective: { kind: 'ul2' } }),
+  // A row holds ten examples: one row is a micro-batch about as large as the base's.
+  patch: () => ({ objective: { kind: 'ul2' }, batch: 1 }),
 });
