@@ -50,6 +50,7 @@ napi_value exec(napi_env env, napi_callback_info) {
   void* data = nullptr;
   napi_get_instance_data(env, &data);
   Failure failure;
+  replay_drain();
   {
     std::lock_guard<std::mutex> lock(device_mutex());
     failure = run_now(static_cast<Instance*>(data)->commands);
@@ -76,13 +77,15 @@ Span span(const Napi::Value& v) {
 
 Napi::Value write(const Napi::CallbackInfo& info) {
   const Span s = span(info[1]);
+  replay_drain();   // a replay asked for earlier may still read what is overwritten here
   if (s.bytes) std::memcpy(address(info[0]), s.data, s.bytes);
   return info.Env().Undefined();
 }
 
 Napi::Value read(const Napi::CallbackInfo& info) {
   const Span s = span(info[1]);
-  std::lock_guard<std::mutex> lock(device_mutex());   // waits for a replay that may be writing there
+  replay_drain();   // a replay asked for earlier may be writing there
+  std::lock_guard<std::mutex> lock(device_mutex());
   if (s.bytes) std::memcpy(s.data, address(info[0]), s.bytes);
   return info.Env().Undefined();
 }

@@ -34,7 +34,15 @@ class Engine {
       std::thread([this] { loop(); }).detach();
     }
     queue_.push_back(job);
+    unfinished_.fetch_add(1);
     wake_.notify_one();
+  }
+
+  // Returns when everything submitted so far has run: what comes next in program order may rely on it.
+  void drain() {
+    if (unfinished_.load(std::memory_order_acquire) == 0) return;
+    std::unique_lock<std::mutex> lock(mutex_);
+    idle_.wait(lock, [this] { return unfinished_.load() == 0; });
   }
 
   // On the environment's thread, while it is torn down. Afterwards nothing here uses its programs or functions: Node
@@ -43,8 +51,12 @@ class Engine {
     std::unique_lock<std::mutex> lock(mutex_);
     std::deque<Job*> others;
     for (Job* job : queue_)
-      if (job->env == env) delete job;
-      else others.push_back(job);
+      if (job->env == env) {
+        delete job;
+        unfinished_.fetch_sub(1);
+      } else {
+        others.push_back(job);
+      }
     queue_.swap(others);
     if (running_ != env) return;
     stop_.store(true);
@@ -69,6 +81,11 @@ class Engine {
         std::lock_guard<std::mutex> lock(device_mutex());
         job->failure = job->program->run(job->profile ? job->nanoseconds.data() : nullptr, stop_);
       }
+      {
+        std::lock_guard<std::mutex> lock(mutex_);
+        unfinished_.fetch_sub(1);
+        idle_.notify_all();
+      }
       const napi_threadsafe_function done = job->done;   // settle() frees the job
       if (napi_call_threadsafe_function(done, job, napi_tsfn_blocking) == napi_ok)
         napi_release_threadsafe_function(done, napi_tsfn_release);
@@ -81,6 +98,7 @@ class Engine {
   std::condition_variable wake_, idle_;
   std::deque<Job*> queue_;
   napi_env running_ = nullptr;         // whose job the thread is at
+  std::atomic<int> unfinished_{0};     // jobs queued or running
   std::atomic<bool> stop_{false};      // ends that job early
   bool started_ = false;
 };
@@ -125,6 +143,8 @@ Engine& engine() {
 void replay_init(napi_env env) {
   napi_add_env_cleanup_hook(env, [](void* e) { engine().forget(static_cast<napi_env>(e)); }, env);
 }
+
+void replay_drain() { engine().drain(); }
 
 napi_value replay(napi_env env, napi_value external, bool profile, DescribeFn describe) {
   std::unique_ptr<Job> job(new Job{env});

@@ -14,6 +14,10 @@ using DescribeFn = std::string (*)(const Failure&);
 // takes its replays with it.
 void replay_init(napi_env env);
 
+// Returns when all replays asked for so far have run. Eager calls and host copies go through it first, so that the
+// device works in the order in which JavaScript asked, awaited or not.
+void replay_drain();
+
 // program: the external of a Program, which stays alive until its promise settles. With `profile` the promise gives a
 // Float64Array of nanoseconds. Null with a JavaScript exception pending when it cannot be queued.
 napi_value replay(napi_env env, napi_value program, bool profile, DescribeFn describe);

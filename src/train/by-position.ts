@@ -4,13 +4,12 @@
  */
 import { AnsatzError } from '../backend/errors.ts';
 import { bitsPerByte } from '../data/baselines.ts';
-import { HeldOutLoader } from '../data/loader-held-out.ts';
 import type { TokenBatch } from '../data/types.ts';
 import type { ModelSpec } from '../model/spec.ts';
 import { disposeTree } from '../nn/index.ts';
 import { parseTrainConfig, type TrainConfig } from './config.ts';
 import type { Checkpoint } from './run/checkpoint.ts';
-import { loadModel, openRunData, rowLength } from './session.ts';
+import { heldOutRows, loadModel, openRunData, rowLength } from './session.ts';
 import { EvalStep } from './step.ts';
 
 export interface EvaluateOptions {
@@ -113,14 +112,14 @@ export async function evaluateCheckpoint(
     data.close();
     throw error;
   });
-  const loader = new HeldOutLoader(data.heldOut, { batch: changed.batch, length, maxTokens: options.maxTokens });
-  const step = new EvalStep(device, model, params, changed, length);
+  const { loader, encoder, batches } = heldOutRows(changed, data, options.maxTokens);
+  const step = new EvalStep(device, model, params, changed, length, encoder);
   const sums = new PositionSums(length);
   try {
-    for (let index = 0; index < loader.batches; index++) {
-      const batch = loader.read(index);
-      sums.add(batch, await step.rows(batch), !changed.data.crossDocuments);
-      options.onProgress?.(index + 1, loader.batches);
+    let done = 0;
+    for (const batch of batches()) {
+      sums.add(batch, await step.rows(batch), encoder > 0 || !changed.data.crossDocuments);
+      options.onProgress?.(++done, loader.batches);
     }
   } finally {
     step.dispose();

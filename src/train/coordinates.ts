@@ -3,14 +3,13 @@
  * with a model's width or depth. Under a parametrisation that holds, all of them stay.
  */
 import { openDevice } from '../backend/index.ts';
-import { createBatch } from '../data/types.ts';
 import { buildModel, type Model } from '../model/model.ts';
 import { disposeTree, forwardContext, initialise, type ParamTree } from '../nn/index.ts';
 import { abs, capture, cast, mean, noGrad, stack, sub, type Tensor } from '../tensor/index.ts';
 import { parseTrainConfig, type TrainConfig } from './config.ts';
-import { rowLength } from './session.ts';
+import { rowLength, trainBatch } from './objective.ts';
 import { DeviceBatch, TrainStep } from './step.ts';
-import { SyntheticRows } from './synthetic.ts';
+import { syntheticLoader } from './synthetic.ts';
 
 export interface CoordinateOptions {
   /** Sizes, and the config at each. */
@@ -79,8 +78,8 @@ async function trajectory(
   const model = buildModel(config.model);
   const params = initialise(model, device, config.seed);
   edit?.(params);
-  const tokens = new SyntheticRows(config.model.vocab, 1).fill(createBatch(config.batch, length));
-  const batch = new DeviceBatch(device, config.batch, length, !config.data.crossDocuments);
+  const tokens = syntheticLoader(config, 1, 1).next(trainBatch(config));
+  const batch = DeviceBatch.forTraining(device, config, length);
   batch.write(tokens, tokens.targetCount);
   model.prepare(device);
   const start = capture(device, () => Object.fromEntries(activations(model, params, batch, config)));

@@ -1,12 +1,12 @@
 /** The best learning rate at several widths: whether what is tuned on a small model holds on larger ones. */
 import { openDevice } from '../backend/index.ts';
-import { createBatch } from '../data/types.ts';
 import { buildModel } from '../model/model.ts';
 import { disposeTree, initialise } from '../nn/index.ts';
 import { parseTrainConfig, type TrainConfig } from './config.ts';
+import { trainBatch } from './objective.ts';
 import { openRunData, rowLength, trainLoader } from './session.ts';
 import { TrainStep } from './step.ts';
-import { SyntheticRows } from './synthetic.ts';
+import { syntheticLoader } from './synthetic.ts';
 
 export interface SweepOptions {
   readonly sizes: readonly { readonly size: number; readonly config: TrainConfig }[];
@@ -35,15 +35,14 @@ async function finalLoss(config: TrainConfig, onData: boolean): Promise<number> 
   const model = buildModel(config.model);
   const params = initialise(model, device, config.seed);
   const data = onData ? openRunData(config) : undefined;
-  const loader = data && trainLoader(config, data);
-  const rows = new SyntheticRows(config.model.vocab, config.seed);
-  const batches = Array.from({ length: config.accumulate }, () => createBatch(config.batch, length));
+  const loader = data ? trainLoader(config, data) : syntheticLoader(config, config.steps * config.accumulate);
+  const batches = Array.from({ length: config.accumulate }, () => trainBatch(config));
   const step = new TrainStep(device, model, params, config, length);
   const tail = Math.max(1, Math.round(config.steps / 10));
   let sum = 0;
   try {
     for (let t = 0; t < config.steps; t++) {
-      for (const b of batches) loader ? loader.next(b) : rows.fill(b);
+      for (const b of batches) loader.next(b);
       const { loss, finite } = await step.run(t, batches);
       if (!finite) return Number.POSITIVE_INFINITY;
       if (t >= config.steps - tail) sum += loss / tail;

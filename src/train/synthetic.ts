@@ -1,7 +1,13 @@
-/** An endless made-up language, for measurements that need something to learn but no text: a random process of order two. */
-import type { TokenBatch } from '../data/types.ts';
+/** A made-up language, for measurements that need something to learn but no text: a random process of order two. */
+import { AnsatzError } from '../backend/errors.ts';
+import { Loader } from '../data/loader.ts';
+import { createObjectivePacking } from '../data/packing-objective.ts';
+import type { TokenData } from '../data/types.ts';
+import type { Vocabulary } from '../objectives/index.ts';
+import type { TrainConfig } from './config.ts';
+import { objectiveOf, positionsOf, rowLength } from './objective.ts';
 
-/** Continuations of a pair of tokens and their probabilities (1.21 nats when they differ). */
+/** Probabilities of the continuations of a pair of tokens (1.21 nats when they differ). */
 const CHANCES = [0.5, 0.25, 0.15, 0.1];
 
 /** A 32-bit hash (the finaliser of MurmurHash3). */
@@ -11,45 +17,72 @@ function mix(x: number): number {
   return (x ^ (x >>> 16)) >>> 0;
 }
 
-/** Rows of tokens; the same for the same seed. The language is the same for every seed. */
-export class SyntheticRows {
-  private readonly vocab: number;
-  private state: number;
-
-  constructor(vocab: number, seed: number) {
-    this.vocab = vocab;
-    this.state = mix(seed + 1);
-  }
-
-  private draw(): number {
-    this.state = (this.state + 0x9e3779b9) | 0;
-    return mix(this.state) / 2 ** 32;
-  }
-
-  /** The token after a pair: which class of pairs it is, and a chance. */
-  private after(before: number, last: number): number {
-    const u = this.draw();
+/** `count` tokens below `vocab`; the language is the same for every seed. */
+function sentence(vocab: number, count: number, draw: () => number, out: Int32Array, at: number): void {
+  let [before, last] = [Math.floor(draw() * vocab), Math.floor(draw() * vocab)];
+  for (let t = 0; t < count; t++) {
+    const u = draw();
     let choice = 0;
     for (let sum = CHANCES[0]; choice < CHANCES.length - 1 && u >= sum; sum += CHANCES[choice]) choice++;
-    return mix(mix(last * 8 + (before % 8)) + choice) % this.vocab;
+    // A token depends on the one before it and on a class of the one before that.
+    const next = mix(mix(last * 8 + (before % 8)) + choice) % vocab;
+    [before, last] = [last, next];
+    out[at + t] = next;
   }
+}
 
-  /** Fills a batch with fresh rows: every position has a target. */
-  fill(batch: TokenBatch): TokenBatch {
-    const { length } = batch;
-    for (let row = 0; row < batch.batch; row++) {
-      let [before, last] = [Math.floor(this.draw() * this.vocab), Math.floor(this.draw() * this.vocab)];
-      for (let t = 0; t < length; t++) {
-        const at = row * length + t;
-        const next = this.after(before, last);
-        batch.inputs[at] = last;
-        batch.targets[at] = next;
-        batch.positions[at] = t;
-        batch.segments[at] = 1;
-        [before, last] = [last, next];
-      }
-    }
-    batch.targetCount = batch.batch * length;
-    return batch;
+/** Documents of `length` tokens in memory, the end-of-text token included. */
+function documents(vocab: number, eot: number, count: number, length: number, seed: number): TokenData {
+  let state = mix(seed + 1);
+  const draw = (): number => {
+    state = (state + 0x9e3779b9) | 0;
+    return mix(state) / 2 ** 32;
+  };
+  const tokens = new Int32Array(count * length);
+  for (let d = 0; d < count; d++) {
+    sentence(vocab, length - 1, draw, tokens, d * length);
+    tokens[(d + 1) * length - 1] = eot;
   }
+  return {
+    name: 'synthetic',
+    tokenCount: tokens.length,
+    documentCount: count,
+    textBytes: tokens.length,
+    vocabSize: eot + 1,
+    eot,
+    tokenizerHash: 'synthetic',
+    fingerprint: `synthetic ${vocab} ${count} ${length} ${seed}`,
+    docStarts: Float64Array.from({ length: count + 1 }, (_, d) => d * length),
+    docBytes: new Float64Array(count).fill(length),
+    read: (start, n, out, at) => out.set(tokens.subarray(start, start + n), at),
+    close: () => {},
+  };
+}
+
+/** Rows of the language for a config's objective, for `batches` batches before they repeat. */
+export function syntheticLoader(config: TrainConfig, batches: number, seed = config.seed): Loader {
+  const objective = objectiveOf(config);
+  const { vocab } = config.model;
+  // The last ids are the end of text and the objective's special tokens.
+  const eot = vocab - 1 - objective.specials.length;
+  if (eot < 8)
+    throw new AnsatzError(`a vocabulary of ${vocab} leaves no room for a language`, { hint: '--set model.vocab=64' });
+  const vocabulary: Vocabulary = {
+    eot,
+    id: (special) => eot + 1 + objective.specials.indexOf(special),
+    encode: (text) => Int32Array.from(text, (byte) => byte % eot),
+    decode: (ids) => Uint8Array.from(ids),
+  };
+  const length = rowLength(config);
+  const count = Math.ceil((batches * config.batch * positionsOf(objective)) / length) + config.batch;
+  const data = documents(eot, eot, count, length, seed);
+  const packing = createObjectivePacking(data, {
+    length,
+    mode: 'stream',
+    seed,
+    objective,
+    vocabulary,
+    name: 'synthetic',
+  });
+  return new Loader([{ name: 'train', packing }], { batch: config.batch, seed });
 }

@@ -13,7 +13,7 @@ const FLAGS: Record<string, string> = {
   ansatz: '--version --help',
   'train <recipe>': '--data --out --steps --seconds --seed --set --from --resume --json --plain --help',
   'generate <run>':
-    '--prompt --context --mode --max-tokens --temperature --top-k --top-p --seed --step --json --plain --help',
+    '--prompt --context --specials --mode --max-tokens --temperature --top-k --top-p --seed --step --json --plain --help',
   'evaluate <run>':
     '--by-position --length --scaling --blockwise --cross-documents --max-tokens --data --step --json --plain --help',
   'inspect [recipe]': '--set --json --plain --help',

@@ -88,7 +88,7 @@ describe('ansatz evaluate', () => {
 });
 
 describe('ansatz mup', () => {
-  const quick = ['--seeds', '3', '--steps', '4', '--widths', '64,128,256'];
+  const quick = ['--seeds', '3', '--steps', '4', '--widths', '128,256,512'];
   test('check: exit 0 and a drawing under muP, exit 1 and names of what grows without it', async () => {
     const svg = join(root, 'check.svg');
     const good = await ansatz(['mup', 'check', ...quick, '--svg', svg, '--json']);
@@ -120,11 +120,11 @@ describe('ansatz mup', () => {
   });
 
   test('sizes that do not fit are refused', async () => {
-    const { code, stderr } = await ansatz(['mup', 'check', '--widths', '64,96']);
+    const { code, stderr } = await ansatz(['mup', 'check', '--widths', '128,160']);
     assert.equal(code, 1);
-    assert.match(stderr, /width 96: .*kvHeads would be 1\.5/);
+    assert.match(stderr, /width 160: .*kvHeads would be 2\.5/);
     assert.equal((await ansatz(['mup'])).code, 0);
-    assert.equal((await ansatz(['mup', 'check', '--widths', '64'])).code, 2);
+    assert.equal((await ansatz(['mup', 'check', '--widths', '128'])).code, 2);
   });
 });
 

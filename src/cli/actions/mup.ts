@@ -20,10 +20,10 @@ const base: TrainConfigInput = {
   model: {
     vocab: 256,
     context: 48,
-    width: 64,
+    width: 128,
     depth: 2,
-    attention: { kind: 'full', heads: 2, kvHeads: 1 },
-    ffn: { kind: 'glu', hidden: 160 },
+    attention: { kind: 'full', heads: 4, kvHeads: 2 },
+    ffn: { kind: 'glu', hidden: 320 },
     norm: { kind: 'rms', scale: false },
     tied: false,
   },
@@ -36,16 +36,23 @@ const base: TrainConfigInput = {
 };
 
 /** Enough tokens a step to learn a made-up language from. */
-const learnable: TrainConfigInput = { ...base, batch: 16, model: { ...base.model, vocab: 64 } };
+const learnable: TrainConfigInput = {
+  ...base,
+  batch: 16,
+  model: {
+    ...base.model,
+    vocab: 64,
+    width: 64,
+    attention: { kind: 'full', heads: 2, kvHeads: 1 },
+    ffn: { kind: 'glu', hidden: 160 },
+  },
+};
 
-/** Over depth: embeddings as large as what the blocks add, and layers wide enough not to be noise. */
+/** Over depth: embeddings as large as what the blocks add. */
 const deepBase: TrainConfigInput = {
   ...base,
   model: {
     ...base.model,
-    width: 128,
-    attention: { kind: 'full', heads: 4, kvHeads: 2 },
-    ffn: { kind: 'glu', hidden: 320 },
     embeddingStd: 1,
   },
 };
@@ -106,7 +113,7 @@ function draw(output: Output, file: string | undefined, svg: () => string): void
 }
 
 export async function runCheck(output: Output, recipe: string | undefined, flags: CheckFlags): Promise<void> {
-  const { unit, sizes } = await sized(recipe, flags, base, [1, 2, 4, 8]);
+  const { unit, sizes } = await sized(recipe, flags, base, [1, 2, 4]);
   const lr = flags.lr ?? sizes[0].config.optimiser.lr;
   const configs = sizes.map(({ size, config }) => ({
     size,
