@@ -178,7 +178,8 @@ class Trainer {
   }
 
   private emit(event: NewRunEvent): void {
-    this.options.onEvent?.(this.log.write(event));
+    const written = this.log.write(event); // whether or not anyone listens
+    this.options.onEvent?.(written);
   }
 
   private async start(): Promise<void> {

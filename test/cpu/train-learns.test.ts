@@ -7,6 +7,7 @@ import { openDevice } from '../../src/backend/index.ts';
 import { accountFor, availableBytes, refuseWhatDoesNotFit } from '../../src/train/account.ts';
 import { parseTrainConfig } from '../../src/train/config.ts';
 import { stepsForSeconds } from '../../src/train/horizon.ts';
+import { train } from '../../src/train/trainer.ts';
 import {
   createRun,
   heldMemory,
@@ -115,4 +116,11 @@ describe('memory', () => {
     assert.throws(() => refuseWhatDoesNotFit(account, 'cpu'), /out of memory by plan: the run needs [\d.]+ GiB/);
     assert.deepEqual(await heldMemory(device), before);
   });
+});
+
+test('a run is logged although nobody listens to its events', async () => {
+  const run = await createRun(join(root, 'unheard'), tinyConfig(code, { steps: 3 }));
+  await train(run);
+  const { steps, end } = await run.history();
+  assert.deepEqual([steps.length, end?.status], [3, 'completed']);
 });
