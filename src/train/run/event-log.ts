@@ -156,6 +156,9 @@ async function* wholeLines(file: FileHandle, from: number): AsyncGenerator<{ lin
       start = at + 1;
       yield { line, end: position + start };
     }
+    // A short read is the end of the file. What is left there may be a torn line that its writer is about to take back,
+    // so it is not joined with anything that comes later.
+    if (bytesRead < CHUNK) return;
     if (start < bytesRead) pending.push(chunk.subarray(start, bytesRead));
     position += bytesRead;
   }
