@@ -6,6 +6,7 @@ import './norm.ts';
 import './positions.ts';
 
 export { type ForwardContext, forwardContext, tap } from './context.ts';
+export { type KindConfig, kindSchema } from './kinds.ts';
 export * from './module.ts';
 export * from './parametrise.ts';
 export * from './slots.ts';

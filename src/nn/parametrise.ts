@@ -5,8 +5,8 @@
  */
 import { z } from 'zod';
 import { AnsatzError } from '../backend/errors.ts';
+import { type KindConfig, kindSchema } from './kinds.ts';
 import type { NamedParam, ParamSpec } from './module.ts';
-import type { SlotConfig } from './slots.ts';
 
 /** Factors on the forward pass. */
 export interface Scales {
@@ -56,28 +56,13 @@ registerParametrisation({
 });
 
 /** Schema of the `parametrisation` field: a kind's name, or its options. */
-export const parametrisationSchema: z.ZodType<SlotConfig> = z
-  .union([z.string(), z.looseObject({ kind: z.string() })])
-  .transform((value, ctx): SlotConfig => {
-    const { kind, ...options } = typeof value === 'string' ? { kind: value } : value;
-    const known = registry.get(kind);
-    if (!known) {
-      ctx.addIssue({
-        code: 'custom',
-        message: `unknown parametrisation '${kind}': choose from ${[...registry.keys()].join(', ')}`,
-      });
-      return z.NEVER;
-    }
-    const parsed = known.options.safeParse(options);
-    if (!parsed.success) {
-      for (const issue of parsed.error.issues)
-        ctx.addIssue({ code: 'custom', message: issue.message, path: [...issue.path] as (string | number)[] });
-      return z.NEVER;
-    }
-    return { kind, ...(parsed.data as object) };
-  });
+export const parametrisationSchema: z.ZodType<KindConfig> = kindSchema({
+  what: 'parametrisation',
+  find: (kind) => registry.get(kind),
+  names: () => [...registry.keys()],
+});
 
-export function buildParametrisation(config: SlotConfig, sizes: ScaledSizes): Parametrisation {
+export function buildParametrisation(config: KindConfig, sizes: ScaledSizes): Parametrisation {
   const known = registry.get(config.kind);
   if (!known) throw new AnsatzError(`unknown parametrisation '${config.kind}'`);
   return known.build(config, sizes);

@@ -2,11 +2,12 @@
  * A model is a layout with slots: attention, ffn, norm, positions, head. What can stand in a slot registers itself here with
  * its options and how to build it; a trick is one more registration. Shared code never asks which kind it has.
  */
-import { z } from 'zod';
+import type { z } from 'zod';
 import type { Device } from '../backend/device.ts';
 import { AnsatzError } from '../backend/errors.ts';
 import type { Tensor } from '../tensor/index.ts';
 import type { ForwardContext } from './context.ts';
+import { type KindConfig, kindSchema } from './kinds.ts';
 import type { Module, ParamTree } from './module.ts';
 import type { Scales } from './parametrise.ts';
 
@@ -118,27 +119,15 @@ export function registerSlot<N extends SlotName, C>(kind: SlotKind<N, C>): void 
 export const kindsOf = (slot: SlotName): SlotKind<SlotName, unknown>[] =>
   [...registry.values()].filter((k) => k.slot === slot);
 
-export type SlotConfig = { readonly kind: string; readonly [option: string]: unknown };
+export type SlotConfig = KindConfig;
 
 /** Schema of a slot: `kind` picks the options' schema. A bare string is a kind with its defaults. */
-export function slotSchema(slot: SlotName): z.ZodType<SlotConfig> {
-  return z.union([z.string(), z.looseObject({ kind: z.string() })]).transform((value, ctx): SlotConfig => {
-    const { kind, ...options } = typeof value === 'string' ? { kind: value } : value;
-    const known = registry.get(`${slot}:${kind}`);
-    if (!known) {
-      const names = kindsOf(slot).map((k) => k.kind);
-      ctx.addIssue({ code: 'custom', message: `unknown ${slot} '${kind}': choose from ${names.join(', ')}` });
-      return z.NEVER;
-    }
-    const parsed = known.options.safeParse(options);
-    if (!parsed.success) {
-      for (const issue of parsed.error.issues)
-        ctx.addIssue({ code: 'custom', message: issue.message, path: [...issue.path] as (string | number)[] });
-      return z.NEVER;
-    }
-    return { kind, ...(parsed.data as object) };
+export const slotSchema = (slot: SlotName): z.ZodType<SlotConfig> =>
+  kindSchema({
+    what: slot,
+    find: (kind) => registry.get(`${slot}:${kind}`),
+    names: () => kindsOf(slot).map((k) => k.kind),
   });
-}
 
 /** Builds what stands in a slot. */
 export function buildSlot<N extends SlotName>(slot: N, config: SlotConfig, context: SlotContext): Slots[N] {

@@ -1,9 +1,10 @@
 /** Objectives by name; each is one registration, and shared code never asks which one it has. */
-import { z } from 'zod';
+import type { z } from 'zod';
 import { AnsatzError } from '../backend/errors.ts';
+import { type KindConfig, kindSchema } from '../nn/index.ts';
 import type { Objective, Sizes } from './objective.ts';
 
-export type ObjectiveConfig = { readonly kind: string; readonly [option: string]: unknown };
+export type ObjectiveConfig = KindConfig;
 
 export interface ObjectiveKind<C> {
   readonly kind: string;
@@ -23,24 +24,11 @@ export function registerObjective<C>(kind: ObjectiveKind<C>): void {
 export const objectiveKinds = (): ObjectiveKind<unknown>[] => [...registry.values()];
 
 /** Schema of the `objective` field: a kind's name, or its options. */
-export const objectiveSchema: z.ZodType<ObjectiveConfig> = z
-  .union([z.string(), z.looseObject({ kind: z.string() })])
-  .transform((value, ctx): ObjectiveConfig => {
-    const { kind, ...options } = typeof value === 'string' ? { kind: value } : value;
-    const known = registry.get(kind);
-    if (!known) {
-      const names = [...registry.keys()].join(', ');
-      ctx.addIssue({ code: 'custom', message: `unknown objective '${kind}': choose from ${names}` });
-      return z.NEVER;
-    }
-    const parsed = known.options.safeParse(options);
-    if (!parsed.success) {
-      for (const issue of parsed.error.issues)
-        ctx.addIssue({ code: 'custom', message: issue.message, path: [...issue.path] as (string | number)[] });
-      return z.NEVER;
-    }
-    return { kind, ...(parsed.data as object) };
-  });
+export const objectiveSchema: z.ZodType<ObjectiveConfig> = kindSchema({
+  what: 'objective',
+  find: (kind) => registry.get(kind),
+  names: () => [...registry.keys()],
+});
 
 export function buildObjective(config: ObjectiveConfig, sizes: Sizes): Objective {
   const known = registry.get(config.kind);

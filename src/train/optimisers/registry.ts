@@ -1,8 +1,8 @@
 /** Optimisers register themselves with their options; a run's config names one (the `optimiser` field). */
-import { z } from 'zod';
+import type { z } from 'zod';
 import type { Device } from '../../backend/device.ts';
 import { AnsatzError } from '../../backend/errors.ts';
-import type { NamedParam } from '../../nn/index.ts';
+import { kindSchema, type NamedParam } from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
 
 export interface TrainedParam extends NamedParam {
@@ -48,24 +48,11 @@ export const optimiserKinds = (): { kind: string; summary: string }[] =>
   [...registry.values()].map(({ kind, summary }) => ({ kind, summary }));
 
 /** Schema of the `optimiser` field: `kind` picks the options' schema. A bare string is a kind with its defaults. */
-export const optimiserSchema = z
-  .union([z.string(), z.looseObject({ kind: z.string() })])
-  .transform((value, ctx): OptimiserConfig => {
-    const { kind, ...options } = typeof value === 'string' ? { kind: value } : value;
-    const known = registry.get(kind);
-    if (!known) {
-      const names = [...registry.keys()].join(', ');
-      ctx.addIssue({ code: 'custom', message: `unknown optimiser '${kind}': choose from ${names}` });
-      return z.NEVER;
-    }
-    const parsed = known.options.safeParse(options);
-    if (!parsed.success) {
-      for (const issue of parsed.error.issues)
-        ctx.addIssue({ code: 'custom', message: issue.message, path: [...issue.path] as (string | number)[] });
-      return z.NEVER;
-    }
-    return { kind, ...(parsed.data as { lr: number }) };
-  });
+export const optimiserSchema = kindSchema<OptimiserConfig>({
+  what: 'optimiser',
+  find: (kind) => registry.get(kind),
+  names: () => [...registry.keys()],
+});
 
 export function makeOptimiser(config: OptimiserConfig, params: readonly TrainedParam[], device: Device): Optimiser {
   const known = registry.get(config.kind);

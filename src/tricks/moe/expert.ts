@@ -7,7 +7,7 @@
 import { z } from 'zod';
 import { AnsatzError } from '../../backend/errors.ts';
 import type { ForwardContext, Module, ParamSpec, ParamTree, SlotConfig } from '../../nn/index.ts';
-import { tensorOf } from '../../nn/index.ts';
+import { kindSchema, tensorOf } from '../../nn/index.ts';
 import {
   dropout,
   type GateActivation,
@@ -54,26 +54,10 @@ export function registerExpert<C>(kind: ExpertKind<C>): void {
   registry.set(kind.kind, kind as unknown as ExpertKind<unknown>);
 }
 
-export const expertSchema: z.ZodType<SlotConfig> = z
-  .looseObject({ kind: z.string() })
-  .transform((value, ctx): SlotConfig => {
-    const { kind, ...options } = value;
-    const known = registry.get(kind);
-    if (!known) {
-      ctx.addIssue({
-        code: 'custom',
-        message: `unknown expert '${kind}': choose from ${[...registry.keys()].join(', ')}`,
-      });
-      return z.NEVER;
-    }
-    const parsed = known.options.safeParse(options);
-    if (!parsed.success) {
-      for (const issue of parsed.error.issues)
-        ctx.addIssue({ code: 'custom', message: issue.message, path: [...issue.path] as (string | number)[] });
-      return z.NEVER;
-    }
-    return { kind, ...(parsed.data as object) };
-  });
+export const expertSchema: z.ZodType<SlotConfig> = kindSchema(
+  { what: 'expert', find: (kind) => registry.get(kind), names: () => [...registry.keys()] },
+  { bare: false },
+);
 
 export function buildExperts(config: SlotConfig, context: ExpertContext): Experts {
   const known = registry.get(config.kind);
