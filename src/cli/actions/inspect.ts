@@ -54,7 +54,7 @@ async function recipeConfig(name: string, settings?: readonly string[]) {
 function describePlan(recipe: Awaited<ReturnType<typeof recipeConfig>>, device: DeviceFacts) {
   const { name, summary, config } = recipe;
   const account = accountFor(config);
-  const tokensPerStep = config.batch * config.accumulate * (config.length ?? config.model.context);
+  const tokensPerStep = account.positionsPerStep;
   const perSecond = (0.6 * device.peak[config.precision]) / account.modelFlopsPerToken;
   return {
     name,

@@ -17,7 +17,7 @@ export async function runPlan(output: Output, recipe: string | undefined, flags:
   const config = parseTrainConfig(input);
   const account = accountFor(config);
   const ms = performance.now() - started;
-  const tokensPerStep = config.batch * config.accumulate * (config.length ?? config.model.context);
+  const tokensPerStep = account.positionsPerStep;
   const { memory: m } = account;
   const roles = Object.entries(account.byRole).map(([role, n]) => `${formatCount(n)} ${role}`);
   output.result('plan', { name: recipe ?? 'spec', model: config.model, tokensPerStep, ...account, ms }, [
