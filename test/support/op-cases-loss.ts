@@ -103,10 +103,10 @@ function fused(rng: Rng): OpCase[] {
             return [{ shape: [], data: [total] }];
           },
         }),
-        // The losses of the rows, as evaluation reads them: without gradients.
+        // The losses of the rows, as evaluation reads them, and as something else may weigh them.
         opCase(
           'linear_cross_entropy',
-          inputs.map((x) => ({ ...x, grad: false })),
+          inputs.map((x, k) => ({ ...x, grad: k < 2 && x.grad !== false })),
           ([h, w, t, s]) => [T.linearCrossEntropy(h, w, t, s, options).rows],
           { ...extra, expect: (x) => [each(x)], note: `${extra.note} rows` },
         ),

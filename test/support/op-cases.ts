@@ -78,7 +78,6 @@ export const notDifferentiable: readonly string[] = [
 
 /** Rows whose gradients are made in the forward pass and handed on by another row. */
 export const gradientElsewhere: Readonly<Record<string, string>> = {
-  linear_cross_entropy: 'weighted_loss',
   factored_cross_entropy: 'weighted_loss',
 };
 

@@ -1,6 +1,6 @@
 /** Cross-entropy on logits, and fused with the output projection so that logits are never stored. */
 import { AnsatzError } from '../../backend/errors.ts';
-import { apply, defineOp } from '../op.ts';
+import { apply, defineOp, type Op } from '../op.ts';
 import { gradEnabled } from '../tape.ts';
 import type { Tensor } from '../tensor.ts';
 import { cast, scaleBy } from './binary.ts';
@@ -86,7 +86,7 @@ interface LinearLossParams {
  * Inputs: h [rows, d], w [V, d], targets i32 [rows], rowscale f32 [rows] or null.
  * Outputs: loss per row; with `grads`, d(sum(rowscale loss))/dh and /dw, made in the same sweep over the logits.
  */
-const linearLossOp = defineOp<LinearLossParams>({
+const linearLossOp: Op<LinearLossParams> = defineOp<LinearLossParams>({
   name: 'linear_cross_entropy',
   infer: ([h, w, target, rowscale], p) => {
     wantFloat(h, 'linear_cross_entropy');
@@ -122,6 +122,11 @@ const linearLossOp = defineOp<LinearLossParams>({
     floats: [p.zcoef, p.logitScale],
   }),
   flops: ([h, w], _, p) => (p.grads ? 6 : 2) * h!.shape[0] * h!.shape[1] * w!.shape[0],
+  // For a use of the rows other than their weighted sum: the logits are made again, weighted by what is asked for.
+  gradient: ({ inputs: [h, w, target], grads: [drows], params, needs }) => {
+    const [, dh, dw] = apply(linearLossOp, [h, w, target, drows], { ...params, grads: true });
+    return [needs(0) ? dh : null, needs(1) ? cast(dw, w!.dtype) : null, null, null];
+  },
 });
 
 /** sum(rowscale * loss) as one number, with the gradients already at hand. */
