@@ -114,7 +114,7 @@ refusals(
 describe('inspect and --json', () => {
   test('inspect says the same', async () => {
     await refused(['inspect', 'tiny', '--set', 'model.attention.heads=5'], /5 heads do not divide width 256/);
-    await refused(['inspect', 'nothing'], /no recipe 'nothing'/, { next: /choose from gpt2-124m, tiny/ });
+    await refused(['inspect', 'nothing'], /no recipe 'nothing'/, { next: /choose from ansatz, gpt2-124m, tiny/ });
   });
 
   test('with --json, the error is also the last event', async () => {
