@@ -3,7 +3,6 @@ import { z } from 'zod';
 import type { Device } from '../backend/device.ts';
 import { AnsatzError } from '../backend/errors.ts';
 import { add, embedding, type RotaryTable, reshape, rope, slice, Tensor } from '../tensor/index.ts';
-import type { ForwardContext } from './context.ts';
 import { tensorOf } from './module.ts';
 import { type Positions, registerSlot } from './slots.ts';
 
@@ -105,12 +104,12 @@ registerSlot({
     },
     embed: (p, x, c) => {
       const table = tensorOf(p, 'weight');
-      return add(x, c.positions ? embedding(table, c.positions) : firstRows(table, x, c));
+      return add(x, c.positions ? embedding(table, c.positions) : firstRows(table, x));
     },
   }),
 });
 
-function firstRows(table: Tensor, x: Tensor, _c: ForwardContext): Tensor {
+function firstRows(table: Tensor, x: Tensor): Tensor {
   const [, t, d] = x.shape;
   if (t > table.shape[0])
     throw new AnsatzError(`positions learned: ${t} tokens, the model's context is ${table.shape[0]}`);

@@ -7,7 +7,7 @@ import { type DType, sizeOf } from '../backend/dtype.ts';
 import { AnsatzError } from '../backend/errors.ts';
 import { activeRecorder } from './capture.ts';
 import { gradEnabled, nextSequence, type TapeNode } from './tape.ts';
-import { type Shape, sizeOfShape, Tensor } from './tensor.ts';
+import { type Shape, Tensor } from './tensor.ts';
 
 /** Shape and dtype of a tensor without its values. */
 export interface Aval {
@@ -111,7 +111,7 @@ export function apply<P>(op: Op<P>, inputs: Inputs, params: P): Tensor[] {
 
   const avals = op.infer(inputs, params);
   const outputs = new Array<Tensor>(avals.length);
-  if (op.view) outputs[0] = new Tensor(first.storage, avals[0].dtype, avals[0].shape, viewOffset(op, inputs, params));
+  if (op.view) outputs[0] = new Tensor(first.storage, avals[0].dtype, avals[0].shape, first.offset);
   else for (let k = 0; k < avals.length; k++) outputs[k] = Tensor.empty(first.device, avals[k].dtype, avals[k].shape);
 
   if (!op.view) {
@@ -136,10 +136,3 @@ export function apply<P>(op: Op<P>, inputs: Inputs, params: P): Tensor[] {
   }
   return outputs;
 }
-
-/** A view op says where its output starts through `params.offset`. */
-function viewOffset<P>(_op: Op<P>, inputs: Inputs, params: P): number {
-  return inputs[0]!.offset + ((params as { offset?: number }).offset ?? 0);
-}
-
-export const elements = (a: Aval): number => sizeOfShape(a.shape);
