@@ -4,6 +4,30 @@ import type { DType } from '../backend/dtype.ts';
 import type { Compute, RandomState, Tensor } from '../tensor/index.ts';
 import type { ParamTree } from './module.ts';
 
+/**
+ * What layers chose in their first pass (routes, buckets, winners): a pass that is computed again must repeat it, since
+ * a near-tie falls the other way on inputs that were rebuilt with rounding (Jaszczur et al. 2021, trax reversible.py).
+ */
+export class Choices {
+  private readonly kept: unknown[] = [];
+  private next = 0;
+  /** True in a pass that is computed again: layers repeat what they chose, and count nothing a second time. */
+  again = false;
+
+  /** Begins the second pass. */
+  rewind(): void {
+    this.again = true;
+    this.next = 0;
+  }
+
+  take<T>(make: () => T): T {
+    if (this.again) return this.kept[this.next++] as T;
+    const made = make();
+    this.kept.push(made);
+    return made;
+  }
+}
+
 export interface ForwardContext {
   readonly device: Device;
   /** Precision of matrix products, and dtype of activations between them. The residual stream is always f32. */
@@ -30,6 +54,8 @@ export interface ForwardContext {
   readonly share: number;
   /** A fresh random stream for each use within a step. */
   nextStream(): number;
+  /** Choices of this pass, kept for a second one; null when there will be none. */
+  readonly choices: Choices | null;
   /** Where tap() puts activations under their names; null outside of measurements. */
   readonly taps: Map<string, Tensor> | null;
   /** Named extra terms of the training loss (load balance and the like), each a scalar. */
@@ -51,12 +77,22 @@ export function forwardContext(
     progress: null,
     share: 1,
     losses: new Map(),
+    choices: null,
     taps: null,
     positionParams: {},
     nextStream: () => stream++,
     ...options,
   };
 }
+
+/**
+ * A discrete choice, or random numbers, of a layer: made once, and repeated by a second pass over the same layer.
+ * `make` gives what the rest of the layer needs of it, without gradients.
+ */
+export const choose = <T>(c: ForwardContext, make: () => T): T => (c.choices ? c.choices.take(make) : make());
+
+/** Whether this pass is computed a second time: state that counts passes must stay as it is. */
+export const repeats = (c: ForwardContext): boolean => c.choices?.again ?? false;
 
 /** Notes a named activation when somebody asked for them. What only a measurement needs is computed in `make`. */
 export function tap(c: ForwardContext, name: string, make: () => Tensor): void {

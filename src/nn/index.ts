@@ -5,7 +5,7 @@ import './head.ts';
 import './norm.ts';
 import './positions.ts';
 
-export { type ForwardContext, forwardContext, tap } from './context.ts';
+export { Choices, choose, type ForwardContext, forwardContext, repeats, tap } from './context.ts';
 export { type KindConfig, kindSchema } from './kinds.ts';
 export * from './module.ts';
 export * from './parametrise.ts';
