@@ -3,14 +3,17 @@ import type { Device } from '../backend/device.ts';
 import type { DType } from '../backend/dtype.ts';
 import type { Compute, RandomState, Tensor } from '../tensor/index.ts';
 import type { ParamTree } from './module.ts';
+import type { RowPass } from './rows.ts';
 
 /**
  * What layers chose in their first pass (routes, buckets, winners): a pass that is computed again must repeat it, since
  * a near-tie falls the other way on inputs that were rebuilt with rounding (Jaszczur et al. 2021, trax reversible.py).
  */
 export class Choices {
-  private readonly kept: unknown[] = [];
+  /** In the order in which they were made; whoever ends a scope between the two passes must let their tensors live. */
+  readonly kept: unknown[] = [];
   private next = 0;
+  private making = false;
   /** True in a pass that is computed again: layers repeat what they chose, and count nothing a second time. */
   again = false;
 
@@ -21,10 +24,25 @@ export class Choices {
   }
 
   take<T>(make: () => T): T {
-    if (this.again) return this.kept[this.next++] as T;
-    const made = make();
-    this.kept.push(made);
-    return made;
+    if (this.again) {
+      if (this.next >= this.kept.length) throw new Error('a layer chooses more in its second pass than in its first');
+      return this.kept[this.next++] as T;
+    }
+    // What is chosen in the course of a choice is part of it: the second pass does not come there.
+    if (this.making) return make();
+    this.making = true;
+    try {
+      const made = make();
+      this.kept.push(made);
+      return made;
+    } finally {
+      this.making = false;
+    }
+  }
+
+  /** Ends the second pass. */
+  end(): void {
+    if (this.next !== this.kept.length) throw new Error('a layer chooses less in its second pass than in its first');
   }
 }
 
@@ -54,6 +72,8 @@ export interface ForwardContext {
   readonly share: number;
   /** A fresh random stream for each use within a step. */
   nextStream(): number;
+  /** The pass is over rows of any sequences, whose past lies in pages; null: over whole sequences. */
+  readonly rows: RowPass | null;
   /** Choices of this pass, kept for a second one; null when there will be none. */
   readonly choices: Choices | null;
   /** Where tap() puts activations under their names; null outside of measurements. */
@@ -77,6 +97,7 @@ export function forwardContext(
     progress: null,
     share: 1,
     losses: new Map(),
+    rows: null,
     choices: null,
     taps: null,
     positionParams: {},

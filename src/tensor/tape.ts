@@ -4,7 +4,7 @@ import type { Inputs, Op } from './op.ts';
 import type { Tensor } from './tensor.ts';
 
 export interface TapeNode {
-  readonly op: Op<unknown>;
+  readonly op: Pick<Op<unknown>, 'name' | 'gradient'>;
   readonly inputs: Inputs;
   readonly outputs: readonly Tensor[];
   readonly params: unknown;
@@ -18,16 +18,21 @@ let sequence = 0;
 export const gradEnabled = (): boolean => enabled;
 export const nextSequence = (): number => ++sequence;
 
-/** Runs fn without recording gradients. */
-export function noGrad<R>(fn: () => R): R {
+function withRecording<R>(on: boolean, fn: () => R): R {
   const before = enabled;
-  enabled = false;
+  enabled = on;
   try {
     return fn();
   } finally {
     enabled = before;
   }
 }
+
+/** Runs fn without recording gradients. */
+export const noGrad = <R>(fn: () => R): R => withRecording(false, fn);
+
+/** Runs fn recording gradients: for passes that are computed again while a gradient is. */
+export const recording = <R>(fn: () => R): R => withRecording(true, fn);
 
 /** How gradients are seeded and summed; the op layer registers itself here (it lies above this file). */
 export interface GradOps {
@@ -56,9 +61,24 @@ export function gradients(output: Tensor, wrt: readonly Tensor[], seed?: Tensor)
       hint: 'mark it with parameter() before computing with it, and compute outside noGrad()',
     });
 
-  // Nodes that matter: reachable from the output.
+  return noGrad(() => pullBack([output], [seed ?? ops.ones(output)], wrt).map((g, k) => g ?? ops.zeros(wrt[k])));
+}
+
+/**
+ * Gradients of the sum over k of <seeds[k], outputs[k]> with respect to `wrt`; null where nothing depends on it. What
+ * has been summed for one of them before can be given in `sums`: the result then includes it.
+ */
+export function pullBack(
+  outputs: readonly Tensor[],
+  seeds: readonly Tensor[],
+  wrt: readonly Tensor[],
+  sums: readonly (Tensor | null)[] = [],
+): (Tensor | null)[] {
+  if (!gradOps) throw new Error('ops are not loaded');
+  const ops = gradOps;
+  // Nodes that matter: reachable from the outputs.
   const nodes = new Set<TapeNode>();
-  const stack: TapeNode[] = output.node ? [output.node] : [];
+  const stack: TapeNode[] = outputs.flatMap((o) => (o.node ? [o.node] : []));
   for (let node = stack.pop(); node; node = stack.pop()) {
     if (nodes.has(node)) continue;
     nodes.add(node);
@@ -66,7 +86,17 @@ export function gradients(output: Tensor, wrt: readonly Tensor[], seed?: Tensor)
   }
 
   return noGrad(() => {
-    const grads = new Map<Tensor, Tensor>([[output, seed ?? ops.ones(output)]]);
+    const grads = new Map<Tensor, Tensor>();
+    const put = (t: Tensor, g: Tensor | null): void => {
+      const before = grads.get(t);
+      if (g) grads.set(t, before ? ops.add(before, g) : g);
+    };
+    outputs.forEach((o, k) => {
+      put(o, seeds[k]);
+    });
+    sums.forEach((sum, k) => {
+      put(wrt[k], sum);
+    });
     const wanted = new Set(wrt);
     for (const node of [...nodes].sort((a, b) => b.sequence - a.sequence)) {
       const outs = node.outputs.map((o) => grads.get(o) ?? null);
@@ -95,10 +125,10 @@ export function gradients(output: Tensor, wrt: readonly Tensor[], seed?: Tensor)
         const t = node.inputs[k];
         const g = ins[k];
         if (!t || !g || !t.requiresGrad) continue;
-        const before = taken.has(k) ? undefined : grads.get(t);
-        grads.set(t, before ? ops.add(before, g) : g);
+        if (taken.has(k)) grads.set(t, g);
+        else put(t, g);
       }
     }
-    return wrt.map((t) => grads.get(t) ?? ops.zeros(t));
+    return wrt.map((t) => grads.get(t) ?? null);
   });
 }

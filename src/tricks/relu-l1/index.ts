@@ -1,6 +1,6 @@
 /** ReLU layers with an L1 term on their units: sparsity without a controller. See README.md. */
 import { z } from 'zod';
-import { type ForwardContext, type ParamSpec, registerSlot, tensorOf } from '../../nn/index.ts';
+import { type ForwardContext, type ParamSpec, registerSlot, repeats, tensorOf } from '../../nn/index.ts';
 import { linear, matrix, packed, vector, writeBranch } from '../../nn/linear.ts';
 import {
   absSum,
@@ -74,7 +74,7 @@ registerSlot({
                 : term,
             );
           }
-          if (o.activeDecay > 0) track(tensorOf(p, 'active'), nonzeroShare(h), o.activeDecay);
+          if (o.activeDecay > 0 && !repeats(c)) track(tensorOf(p, 'active'), nonzeroShare(h), o.activeDecay);
         }
         return writeBranch(h, tensorOf(p, 'down'), residual, c, {
           bias: o.bias ? tensorOf(p, 'downBias') : null,

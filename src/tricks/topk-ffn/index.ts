@@ -1,7 +1,7 @@
 /** Statistical top-k feed-forward layers: the largest scores of a token, by a threshold instead of a sort. See README.md. */
 import { z } from 'zod';
 import { AnsatzError } from '../../backend/errors.ts';
-import { type ParamSpec, registerSlot, tensorOf } from '../../nn/index.ts';
+import { type ParamSpec, registerSlot, repeats, tensorOf } from '../../nn/index.ts';
 import { linear, matrix, vector, writeBranch } from '../../nn/linear.ts';
 import { gelu, mul, nonzeroShare, normalQuantile, silu, slice, statTopk, track } from '../../tensor/index.ts';
 import { registerTrick } from '../registry.ts';
@@ -49,7 +49,8 @@ registerSlot({
       forward: (p, x, residual, c) => {
         const spark = o.form === 'spark';
         const kept = statTopk(linear(spark ? slice(x, -1, 0, r) : x, tensorOf(p, 'score'), c), cut);
-        if (c.training && o.activeDecay > 0) track(tensorOf(p, 'active'), nonzeroShare(kept), o.activeDecay);
+        if (c.training && o.activeDecay > 0 && !repeats(c))
+          track(tensorOf(p, 'active'), nonzeroShare(kept), o.activeDecay);
         const h = mul(act(kept), linear(spark ? slice(x, -1, r, d) : x, tensorOf(p, 'value'), c));
         return writeBranch(h, tensorOf(p, 'down'), residual, c, {
           bias: null,
