@@ -2,8 +2,7 @@
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { AnsatzError } from '../backend/errors.ts';
-import type { CorpusOptions } from '../data/corpus.ts';
-import { prepareCorpus } from '../data/prepare.ts';
+import { type PrepareOptions, prepareCorpus } from '../data/prepare.ts';
 import { readManifest } from '../data/shards.ts';
 import { quoted } from './invocation.ts';
 import type { Output } from './term/output.ts';
@@ -18,7 +17,7 @@ const stages = {
 /** Prepares text with a progress bar a stage. */
 export async function prepareWithProgress(
   output: Output,
-  options: { paths: readonly string[]; folder: string; vocab: number; seed?: number; corpus?: CorpusOptions },
+  options: Pick<PrepareOptions, 'paths' | 'folder' | 'vocab' | 'tokenizer' | 'seed' | 'corpus'>,
 ) {
   let stage: keyof typeof stages | undefined;
   let bar: Progress | undefined;

@@ -29,6 +29,8 @@ export interface PrepareOptions {
   /** Where the results go. */
   folder: string;
   vocab: number;
+  /** Takes this tokenizer instead of training one of `vocab` tokens: another model's, to go on from it. */
+  tokenizer?: Tokenizer;
   corpus?: CorpusOptions;
   seed?: number;
   onProgress?: (progress: PrepareProgress) => void;
@@ -47,8 +49,7 @@ export interface Prepared {
 
 /** A tokenizer as the data layer sees it: documents are plain text, whatever they contain. */
 export function documentEncoder(tokenizer: Tokenizer): DocumentEncoder {
-  const eot = tokenizer.specialIds.get(EOT);
-  if (eot === undefined) throw new AnsatzError(`the tokenizer has no ${EOT} token to end documents with`);
+  const { eot } = tokenizer;
   return {
     vocabSize: tokenizer.vocabSize,
     eot,
@@ -81,14 +82,16 @@ export async function prepareCorpus(options: PrepareOptions): Promise<Prepared> 
   const split = splitHeldOut(documents, { seed });
   onStage?.('read', lap(), `${documents.length} documents, ${(report.bytes / 1e6).toFixed(1)} MB`);
 
-  const tokenizer = await Tokenizer.trainAsync(
-    split.train.map((d) => d.text),
-    {
-      vocabSize: options.vocab,
-      specials: [EOT],
-      onProgress: (p) => onProgress?.({ stage: 'tokenizer', done: p.bytes, total: split.trainBytes }),
-    },
-  );
+  const tokenizer =
+    options.tokenizer ??
+    (await Tokenizer.trainAsync(
+      split.train.map((d) => d.text),
+      {
+        vocabSize: options.vocab,
+        specials: [EOT],
+        onProgress: (p) => onProgress?.({ stage: 'tokenizer', done: p.bytes, total: split.trainBytes }),
+      },
+    ));
   onStage?.('tokenizer', lap(), `vocabulary ${tokenizer.vocabSize}`);
 
   return target.fill(async (folder) => {

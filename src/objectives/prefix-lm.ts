@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { AnsatzError } from '../backend/errors.ts';
 import { plainShape } from './causal.ts';
 import { continuationRows } from './held-out.ts';
-import { IGNORE, type Objective, type Row, type Sizes } from './objective.ts';
+import { IGNORE, type Objective, type Row, type Sizes, type Vocabulary } from './objective.ts';
 import type { RowRandom } from './random.ts';
 import { registerObjective } from './registry.ts';
 import { decoderWriter, encoderWriter } from './write.ts';
@@ -11,6 +11,8 @@ import { decoderWriter, encoderWriter } from './write.ts';
 interface Options {
   readonly share: number;
   readonly bidirectional: boolean;
+  readonly start?: string;
+  readonly closed?: boolean;
 }
 
 /** Segments of a row as [start, end); padding is none. */
@@ -29,7 +31,9 @@ export function segmentsOf(row: Row): [number, number][] {
  * In one stream a prefix of p tokens stands at inputs 0..p (0 is the end-of-text token, or the last token before a cut):
  * those see each other, and the first target is that of input p.
  */
-function oneStream({ share, bidirectional }: Options, sizes: Sizes): Objective {
+function oneStream({ share, bidirectional, start, closed }: Options, sizes: Sizes): Objective {
+  if (start !== undefined || closed)
+    throw new AnsatzError('objective prefix-lm: start and closed are for models with an encoder');
   return {
     shape: {
       ...{ ...plainShape(sizes), visible: bidirectional, segmented: true },
@@ -62,9 +66,12 @@ function oneStream({ share, bidirectional }: Options, sizes: Sizes): Objective {
  * Two texts of P tokens cut at s and P - s fill an encoder and a decoder row of P tokens exactly (T5's packing): the
  * encoder reads a[:s] and b[:P-s], the decoder predicts a[s:] and b[P-s:].
  */
-function twoStacks({ share }: Options, { length }: Sizes): Objective {
+function twoStacks({ share, start, closed }: Options, { length }: Sizes): Objective {
   if (share < 1) throw new AnsatzError('objective prefix-lm: share below 1 is for decoders; an encoder always reads');
   if (length < 2) throw new AnsatzError(`objective prefix-lm: rows of ${length} tokens cannot be divided`);
+  const end = closed ? 1 : 0;
+  const first = ({ eot, id }: Vocabulary): number => (start === undefined ? eot : id(start));
+  const closing = ({ eot }: Vocabulary): number[] => (closed ? [eot] : []);
   // Means over the split, uniform in 1 .. P-1.
   let [encoder, self, cross] = [0, 0, 0];
   for (let s = 1; s < length; s++)
@@ -72,16 +79,16 @@ function twoStacks({ share }: Options, { length }: Sizes): Objective {
       [s, length - s],
       [length - s, s],
     ]) {
-      encoder += (given * given) / (length - 1);
+      encoder += (given + end) ** 2 / (length - 1);
       self += (rest * (rest + 1)) / 2 / (length - 1);
-      cross += (given * rest) / (length - 1);
+      cross += ((given + end) * rest) / (length - 1);
     }
-  const shape = { ...plainShape({ length, encoder: true }), encoder: length, segmented: true };
+  const shape = { ...plainShape({ length, encoder: true }), encoder: length + 2 * end, segmented: true };
   return {
     shape: { ...shape, pairs: { encoder, self, cross } },
     specials: [],
     packs: true,
-    rows: ({ eot }) => ({
+    rows: (vocabulary) => ({
       kind: 'text',
       stored: 2 * length,
       make: (text, row, random: RowRandom) => {
@@ -89,17 +96,20 @@ function twoStacks({ share }: Options, { length }: Sizes): Objective {
         const [encoder, decoder] = [encoderWriter(row), decoderWriter(row)];
         [s, length - s].forEach((given, k) => {
           const tokens = text.subarray(1 + k * length, 1 + (k + 1) * length);
-          encoder.segment(tokens.subarray(0, given));
-          decoder.segment(eot, tokens.subarray(given));
+          encoder.segment(tokens.subarray(0, given), closing(vocabulary));
+          decoder.segment(first(vocabulary), tokens.subarray(given));
         });
-        encoder.end(eot);
-        return decoder.end(eot);
+        encoder.end(vocabulary.eot);
+        return decoder.end(vocabulary.eot);
       },
     }),
-    heldOut: ({ eot }) => continuationRows(length, { start: eot, before: [], after: [], alone: [eot], pad: eot }),
-    prompt: ({ eot }, ids, { context }) => ({
-      encoder: orElse(context ?? ids, eot),
-      decoder: context ? [eot, ...ids] : [eot],
+    heldOut: (v) => {
+      const { eot } = v;
+      return continuationRows(length, { start: first(v), before: [], after: closing(v), alone: [eot], pad: eot });
+    },
+    prompt: (v, ids, { context }) => ({
+      encoder: orElse([...(context ?? ids), ...closing(v)], v.eot),
+      decoder: [first(v), ...(context ? ids : [])],
       stop: [],
     }),
   };
@@ -115,6 +125,10 @@ registerObjective({
     share: z.number().min(0).max(1).default(1),
     /** In a decoder: prefix tokens see each other. False leaves the causal mask. */
     bidirectional: z.boolean().default(true),
+    /** With an encoder: special token that the decoder begins with (T5: <pad>); by default the end-of-text token. */
+    start: z.string().min(1).optional(),
+    /** With an encoder: what it reads ends with the end-of-text token (T5). */
+    closed: z.boolean().optional(),
   }),
   build: (options, sizes) => (sizes.encoder ? twoStacks(options, sizes) : oneStream(options, sizes)),
 });

@@ -39,7 +39,7 @@ function parseId(value: unknown, owner: string): number {
   return value;
 }
 
-function parseVocab(vocab: unknown): Map<string, number> {
+export function parseVocab(vocab: unknown): Map<string, number> {
   if (!isObject(vocab)) bad('model.vocab is not an object of token -> id');
   const ids = new Map<string, number>();
   const owners = new Map<number, string>();
@@ -53,7 +53,7 @@ function parseVocab(vocab: unknown): Map<string, number> {
   return ids;
 }
 
-function parseAdded(list: unknown, vocab: Map<string, number>): AddedToken[] {
+export function parseAdded(list: unknown, vocab: Map<string, number>): AddedToken[] {
   if (list === undefined || list === null) return [];
   if (!Array.isArray(list)) bad('added_tokens is not a list');
   const owners = new Map<number, string>([...vocab].map(([token, id]) => [id, token]));

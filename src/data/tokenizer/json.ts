@@ -6,7 +6,7 @@ export type JsonObject = { [key: string]: Json };
 
 export function bad(what: string): never {
   throw new AnsatzError(`tokenizer.json: ${what}`, {
-    hint: 'use a byte-level BPE tokenizer (GPT-2, Llama 3, Qwen, or one made by `ansatz`)',
+    hint: 'use a byte-level BPE tokenizer (GPT-2, Llama 3, Qwen, or one made by `ansatz`) or a SentencePiece one (T5, Llama 2)',
   });
 }
 

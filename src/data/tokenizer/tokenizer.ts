@@ -1,13 +1,13 @@
-/** Byte-level BPE tokenizers in Hugging Face's tokenizer.json format. */
+/** Tokenizers in Hugging Face's tokenizer.json format: byte-level BPE, and SentencePiece's kinds (pieces.ts). */
 import { randomBytes } from 'node:crypto';
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { AnsatzError } from '../../backend/errors.ts';
 import { MATCH_ALL, MATCH_NOTHING } from './addon.ts';
-import { symbolsToBytes } from './byte-level.ts';
-import { Encoder } from './encoder.ts';
-import { parseTokenizer, type TokenizerTables } from './format.ts';
+import { byteLevelCodec, type Codec } from './codec.ts';
 import type { JsonObject } from './json.ts';
+import { pieceCodec, usesPieces } from './pieces.ts';
+import type { Template } from './template.ts';
 import { type Documents, type TrainOptions, trainJson, trainJsonAsync } from './train.ts';
 
 export interface EncodeOptions {
@@ -39,8 +39,7 @@ export class Tokenizer {
   /** Special tokens and their ids. */
   readonly specialIds: ReadonlyMap<string, number>;
   private readonly json: JsonObject;
-  private readonly tables: TokenizerTables;
-  private readonly encoder: Encoder;
+  private readonly codec: Codec;
   private readonly ids: Map<string, number>;
   private readonly names: (string | undefined)[];
   private readonly special: Set<number>;
@@ -50,8 +49,8 @@ export class Tokenizer {
 
   private constructor(json: JsonObject) {
     this.json = json;
-    this.tables = parseTokenizer(json);
-    const { vocab, added } = this.tables;
+    this.codec = usesPieces(json) ? pieceCodec(json) : byteLevelCodec(json);
+    const { vocab, added } = this.codec;
     this.ids = new Map([...vocab, ...added.map((token): [string, number] => [token.content, token.id])]);
     this.specialIds = new Map(added.filter((token) => token.special).map((token) => [token.content, token.id]));
     this.special = new Set(this.specialIds.values());
@@ -63,12 +62,11 @@ export class Tokenizer {
     const contents = new Set(added.map((token) => token.id));
     const parts = this.names.map((name, id) => {
       if (name === undefined) return new Uint8Array(0);
-      return (contents.has(id) ? undefined : symbolsToBytes(name)) ?? Buffer.from(name, 'utf8');
+      return (contents.has(id) ? undefined : this.codec.bytesOf(name)) ?? Buffer.from(name, 'utf8');
     });
     this.bytes = Buffer.concat(parts);
     this.ends = new Uint32Array(vocabSize + 1);
     for (let id = 0; id < vocabSize; id++) this.ends[id + 1] = this.ends[id] + parts[id].length;
-    this.encoder = new Encoder(this.tables);
   }
 
   /** Learns a tokenizer from documents. The same documents give the same tokenizer, whatever their order or the threads. */
@@ -155,24 +153,30 @@ export class Tokenizer {
   }
 
   encode(text: string | Uint8Array, options: EncodeOptions = {}): Int32Array {
-    return this.wrap(this.encoder.encode(toBytes(text), matchOf(options)), options);
+    return this.wrap(this.codec.encode(toBytes(text), matchOf(options)), options);
   }
 
   /** Encodes documents on several threads at once. */
   encodeBatch(documents: (string | Uint8Array)[], options: BatchOptions = {}): Int32Array[] {
-    const results = this.encoder.encodeBatch(documents.map(toBytes), matchOf(options), threadsOf(options));
+    const results = this.codec.encodeBatch(documents.map(toBytes), matchOf(options), threadsOf(options));
     return results.map((ids) => this.wrap(ids, options));
   }
 
   /** The same off the JavaScript thread. The documents must not change before the promise is settled. */
   async encodeBatchAsync(documents: (string | Uint8Array)[], options: BatchOptions = {}): Promise<Int32Array[]> {
-    const results = await this.encoder.encodeBatchAsync(documents.map(toBytes), matchOf(options), threadsOf(options));
+    const results = await this.codec.encodeBatchAsync(documents.map(toBytes), matchOf(options), threadsOf(options));
     return results.map((ids) => this.wrap(ids, options));
+  }
+
+  /** Tokens that the file's post_processor puts around a text. */
+  get template(): Template {
+    return this.codec.template;
   }
 
   /** The text of the tokens; bytes that are not UTF-8 become U+FFFD. */
   decode(ids: Iterable<number>, options: DecodeOptions = {}): string {
-    return new TextDecoder('utf-8', { ignoreBOM: true }).decode(this.decodeBytes(ids, options));
+    const text = new TextDecoder('utf-8', { ignoreBOM: true }).decode(this.decodeBytes(ids, options));
+    return this.codec.leadingSpace && text.startsWith(' ') ? text.slice(1) : text;
   }
 
   decodeBytes(ids: Iterable<number>, options: DecodeOptions = {}): Uint8Array {
@@ -202,7 +206,7 @@ export class Tokenizer {
   }
 
   private wrap(ids: Int32Array, options: EncodeOptions): Int32Array {
-    const { before, after } = this.tables.template;
+    const { before, after } = this.template;
     if (!options.template || before.length + after.length === 0) return ids;
     return Int32Array.from([...before, ...ids, ...after]);
   }

@@ -1,12 +1,12 @@
-/** Longer contexts for a model trained with rotary positions: linear interpolation, NTK-aware bases, YaRN. */
+/** Longer contexts for a model trained with rotary positions: linear interpolation, NTK-aware bases, YaRN, Llama 3.1. */
 import { z } from 'zod';
 import { AnsatzError } from '../../backend/errors.ts';
 import type { ModelSpec } from '../../model/spec.ts';
 import { registerSlot } from '../../nn/index.ts';
-import { ropeOptions, rotaryPeriods, rotaryPositions, rotatedWidth } from '../../nn/positions.ts';
+import { ropeOptions, rotaryPeriods, rotaryPositions, rotatedWidth, withBases } from '../../nn/positions.ts';
 import { registerTrick } from '../registry.ts';
 
-export const scalingMethods = ['linear', 'ntk', 'yarn'] as const;
+export const scalingMethods = ['linear', 'ntk', 'yarn', 'llama3'] as const;
 export type ScalingMethod = (typeof scalingMethods)[number];
 
 export interface Scaling {
@@ -16,7 +16,7 @@ export interface Scaling {
   /** Length that the model was trained at. */
   readonly trained: number;
   readonly theta: number;
-  /** YaRN: pairs that turn more often than this over the trained length stay as they are... */
+  /** YaRN and Llama 3.1: pairs that turn more often than this over the trained length stay as they are... */
   readonly betaFast: number;
   /** ...those that turn less often than this are interpolated in full. */
   readonly betaSlow: number;
@@ -43,13 +43,20 @@ export function scaledPeriods(rotated: number, o: Scaling): { periods: Float64Ar
         magnitude: 0.1 * Math.log(s) + 1,
       };
     }
+    case 'llama3': {
+      // As YaRN, but the ramp is linear in turns, not in pairs, and nothing is magnified.
+      const { betaFast, betaSlow, trained } = o;
+      const kept = (p: number): number =>
+        Math.min(1, Math.max(0, (trained / (2 * Math.PI * p) - betaSlow) / (betaFast - betaSlow)));
+      return { periods: periods.map((p) => 1 / (kept(p) / p + (1 - kept(p)) / (s * p))), magnitude: 1 };
+    }
   }
 }
 
 registerSlot({
   slot: 'positions',
   kind: 'rope-scaled',
-  summary: 'rotary positions of a trained model for longer sequences: linear, NTK-aware or YaRN',
+  summary: 'rotary positions of a trained model for longer sequences: linear, NTK-aware, YaRN, Llama 3.1',
   options: z.strictObject({
     ...ropeOptions,
     method: z.enum(scalingMethods).default('yarn'),
@@ -59,8 +66,13 @@ registerSlot({
     betaSlow: z.number().positive().default(1),
   }),
   build: (o, { dims, headWidth }) => {
-    const { periods, magnitude } = scaledPeriods(rotatedWidth('rope-scaled', headWidth, o.fraction), o);
-    return rotaryPositions(dims.context, periods, o.interleaved, magnitude);
+    if (o.method === 'llama3' && o.betaFast <= o.betaSlow)
+      throw new AnsatzError('positions rope-scaled: method llama3 wants betaFast above betaSlow');
+    const rotated = rotatedWidth('rope-scaled', headWidth, o.fraction);
+    return withBases(o.theta, (theta) => {
+      const { periods, magnitude } = scaledPeriods(rotated, { ...o, theta });
+      return rotaryPositions(dims.context, periods, o.interleaved, magnitude);
+    });
   },
 });
 
