@@ -1,7 +1,7 @@
 /** Training tokens/s of the 5.8M-parameter decoder (d 256, 6 layers, vocabulary 4096, T 256, B 8) against PyTorch. */
 import { openDevice } from '../src/backend/index.ts';
 import { createBatch, type TokenBatch } from '../src/data/types.ts';
-import { randomStream } from '../src/infer/sampler.ts';
+import { randomStream } from '../src/infer/sampling/index.ts';
 import { buildModel } from '../src/model/model.ts';
 import { initialise } from '../src/nn/index.ts';
 import { accountFor } from '../src/train/account.ts';

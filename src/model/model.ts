@@ -88,12 +88,14 @@ type Layout = (spec: ModelSpec) => Model;
 export interface LayoutTraits {
   /** It has an encoder, which an objective must feed. */
   readonly encoder?: boolean;
+  /** Decodes by rows (src/nn/rows.ts), always or by the spec. */
+  readonly rows?: boolean | ((spec: ModelSpec) => boolean);
   /** Options besides `kind`, when `layout` is an object; without a schema there are none. */
   readonly options?: z.ZodType<object>;
 }
 
 const layouts = new Map<string, { build: Layout; traits: LayoutTraits }>([
-  ['decoder', { build: buildDecoder, traits: {} }],
+  ['decoder', { build: buildDecoder, traits: { rows: true } }],
 ]);
 
 /** Adds a way to stack blocks. */

@@ -1,11 +1,11 @@
 /** Attention slot: softmax attention with grouped-query heads, an optional window, and fused projections. */
 import { z } from 'zod';
 import { AnsatzError } from '../backend/errors.ts';
-import { attentionPacked, reshape } from '../tensor/index.ts';
+import { attentionPacked, pagedSelfAttention, reshape, type Tensor } from '../tensor/index.ts';
 import { attendInPieces, attentionLogits, PIECE } from './attention-pieces.ts';
-import { tap } from './context.ts';
+import { type ForwardContext, tap } from './context.ts';
 import { linear, matrix, packed, vector, writeBranch } from './linear.ts';
-import { type ParamSpec, tensorOf } from './module.ts';
+import { type ParamSpec, type ParamTree, tensorOf } from './module.ts';
 import { registerSlot } from './slots.ts';
 
 registerSlot({
@@ -13,6 +13,7 @@ registerSlot({
   kind: 'full',
   summary: 'softmax attention; grouped-query heads (Ainslie et al. 2023), optional sliding window',
   generalMasks: true,
+  rows: true,
   options: z.strictObject({
     heads: z.int().positive(),
     /** Heads of keys and values; fewer than `heads` share them. */
@@ -39,6 +40,14 @@ registerSlot({
     const scale = scales.attention(d);
     const rows = [heads * d, kvHeads * d, kvHeads * d];
     const all = (heads + 2 * kvHeads) * d;
+    const write = (p: ParamTree, mixed: Tensor, residual: Tensor, c: ForwardContext): Tensor => {
+      const [b, t] = residual.shape;
+      return writeBranch(reshape(mixed, [b, t, heads * d]), tensorOf(p, 'out'), residual, c, {
+        bias: bias ? tensorOf(p, 'outBias') : null,
+        scale: scales.branch,
+        dropout: config.dropout,
+      });
+    };
     return {
       params: {
         qkv: packed(rows, dims.width),
@@ -51,6 +60,14 @@ registerSlot({
         qkv = reshape(qkv, [b, t, heads + 2 * kvHeads, d]);
         if (positions.rotate && !long) qkv = positions.rotate(qkv, heads, kvHeads, c);
         tap(c, `blocks.${layer}.attention.logits`, () => attentionLogits(qkv, heads, kvHeads, scale));
+        if (c.rows) {
+          if (long) throw new AnsatzError('attention in pieces does not decode by rows');
+          const { pool, format } = c.rows.keyValues(kvHeads, d);
+          const biases = positions.bias ? positions.bias(c.positionParams, heads, 1, dims.context, c) : null;
+          const flat = reshape(qkv, [t, heads + 2 * kvHeads, d]);
+          const options = { heads, kvHeads, width: d, format, window, scale, bias: biases, seen: c.rows.seen };
+          return write(p, pagedSelfAttention(flat, pool, c.rows.index, options), residual, c);
+        }
         const { segments, visible, keep } = c;
         if (long && (visible || keep))
           throw new AnsatzError(`attention in pieces follows the causal mask only: lower model.context to ${reach}`);
@@ -61,12 +78,7 @@ registerSlot({
               ...options,
               bias: positions.bias ? positions.bias(c.positionParams, heads, t, t, c) : null,
             });
-        const flat = reshape(mixed, [b, t, heads * d]);
-        return writeBranch(flat, tensorOf(p, 'out'), residual, c, {
-          bias: bias ? tensorOf(p, 'outBias') : null,
-          scale: scales.branch,
-          dropout: config.dropout,
-        });
+        return write(p, mixed, residual, c);
       },
     };
   },

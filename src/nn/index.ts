@@ -9,4 +9,5 @@ export { Choices, choose, type ForwardContext, forwardContext, repeats, tap } fr
 export { type KindConfig, kindSchema } from './kinds.ts';
 export * from './module.ts';
 export * from './parametrise.ts';
+export { type RowPass, type RowState, recent } from './rows.ts';
 export * from './slots.ts';

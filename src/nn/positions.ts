@@ -70,6 +70,20 @@ export function rotaryPositions(context: number, periods: Float64Array, interlea
   };
 }
 
+/** Positions of one base that can be had with others, which are prepared with it. */
+export function withBases(theta: number, make: (theta: number) => Positions): Positions {
+  const made = new Map<number, Positions>();
+  const of = (base: number): Positions => {
+    const positions = made.get(base) ?? make(base);
+    made.set(base, positions);
+    return positions;
+  };
+  const prepare = (device: Device): void => {
+    for (const positions of made.values()) positions.prepare?.(device);
+  };
+  return { ...of(theta), prepare, rebased: of };
+}
+
 export const ropeOptions = {
   theta: z.number().positive().default(10000),
   /** Share of each head that is turned. */
@@ -82,8 +96,10 @@ registerSlot({
   kind: 'rope',
   summary: 'rotary positions: queries and keys turn by an angle proportional to position',
   options: z.strictObject(ropeOptions),
-  build: ({ theta, fraction, interleaved }, { dims, headWidth }) =>
-    rotaryPositions(dims.context, rotaryPeriods(rotatedWidth('rope', headWidth, fraction), theta), interleaved),
+  build: ({ theta, fraction, interleaved }, { dims, headWidth }) => {
+    const rotated = rotatedWidth('rope', headWidth, fraction);
+    return withBases(theta, (base) => rotaryPositions(dims.context, rotaryPeriods(rotated, base), interleaved));
+  },
 });
 
 registerSlot({

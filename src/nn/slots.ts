@@ -37,6 +37,8 @@ export interface Positions extends Module {
   embed?(p: ParamTree, x: Tensor, c: ForwardContext): Tensor;
   /** Turns the query heads and the key heads that stand first in a packed [B,T,heads+kvHeads+...,D] tensor. */
   rotate?(qkv: Tensor, heads: number, kvHeads: number, c: ForwardContext): Tensor;
+  /** The same positions with another base of their periods, for layers that look further than the others. */
+  rebased?(theta: number): Positions;
   /** Longest sequence that rotate() can turn at once; attention to longer ones goes in pieces. */
   readonly reach?: number;
   /**
@@ -106,6 +108,8 @@ export interface SlotKind<N extends SlotName, C> {
    * that are causal by construction leave it out, and are refused where more is asked for.
    */
   readonly generalMasks?: boolean;
+  /** For attention: decodes by rows (src/nn/rows.ts). Models with a kind that does not are computed anew for every token. */
+  readonly rows?: boolean;
   /** @throws AnsatzError when the options do not fit the model's sizes. */
   build(config: C, context: SlotContext): Slots[N];
 }
@@ -142,6 +146,9 @@ export function buildSlot<N extends SlotName>(slot: N, config: SlotConfig, conte
     );
   return known.build(config, context) as Slots[N];
 }
+
+/** Whether an attention kind decodes by rows. */
+export const decodesRows = (config: SlotConfig): boolean => registry.get(`attention:${config.kind}`)?.rows === true;
 
 /** Whether an attention kind can follow masks other than the causal one. */
 export const hasGeneralMasks = (config: SlotConfig): boolean =>

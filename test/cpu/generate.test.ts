@@ -5,7 +5,8 @@ import { after, before, describe, test } from 'node:test';
 import { openDevice } from '../../src/backend/index.ts';
 import { createBatch, IGNORE } from '../../src/data/types.ts';
 import { Generator } from '../../src/infer/generate.ts';
-import { randomStream, sample } from '../../src/infer/sampler.ts';
+import { randomStream, sample } from '../../src/infer/sampling/index.ts';
+import { Window } from '../../src/infer/window.ts';
 import { disposeTree } from '../../src/nn/index.ts';
 import { parseTrainConfig } from '../../src/train/config.ts';
 import { latestCheckpoint } from '../../src/train/run/checkpoint.ts';
@@ -27,6 +28,7 @@ let data: TinyData;
 let trained: Trained;
 let loaded: LoadedModel;
 let generator: Generator;
+let window: Window;
 
 before(async () => {
   data = await tinyData(join(root, 'data'), writeText(join(root, 'text')));
@@ -38,8 +40,12 @@ before(async () => {
   trained = await trainWhole(join(root, 'run'), config);
   loaded = await loadModel(trained.run.config, (await latestCheckpoint(trained.run))!);
   generator = new Generator(loaded.device, loaded.model, loaded.params, data.prepared.tokenizer, 'f32');
+  window = new Window(loaded.device, loaded.model, loaded.params, 'f32', false);
 });
-after(() => generator.dispose());
+after(async () => {
+  await generator.dispose();
+  window.dispose();
+});
 
 const eot = (): number => data.prepared.tokenizer.eot;
 
@@ -54,7 +60,7 @@ test('its logits are those that training and evaluation see', async () => {
   const ids = [eot(), ...data.prepared.tokenizer.encode('export function run(options) {\n  return options.value;\n}')];
   assert.ok(ids.length > 8 && ids.length < 32);
   let sum = 0;
-  for (let k = 1; k < ids.length; k++) sum += nats(await generator.next(ids.slice(0, k)), ids[k]);
+  for (let k = 1; k < ids.length; k++) sum += nats(await window.next(ids.slice(0, k)), ids[k]);
 
   const batch = createBatch(config.batch, 32);
   batch.targets.fill(IGNORE);
@@ -70,10 +76,10 @@ test('its logits are those that training and evaluation see', async () => {
 
 test('what comes before the context does not count, the context does', async () => {
   const ids = Array.from({ length: 50 }, (_, k) => 260 + ((k * 37) % 90));
-  const logits = await generator.next(ids);
-  assert.deepEqual(await generator.next(ids.slice(-32)), logits);
-  assert.deepEqual(await generator.next([1, 2, 3, ...ids]), logits);
-  assert.notDeepEqual(await generator.next(ids.slice(-31)), logits);
+  const logits = await window.next(ids);
+  assert.deepEqual(await window.next(ids.slice(-32)), logits);
+  assert.deepEqual(await window.next([1, 2, 3, ...ids]), logits);
+  assert.notDeepEqual(await window.next(ids.slice(-31)), logits);
 });
 
 describe('text', () => {
@@ -92,7 +98,7 @@ describe('text', () => {
     const a = await write(1);
     const b = await write(2);
     assert.equal(a, b);
-    const logits = await generator.next([eot(), ...data.prepared.tokenizer.encode('  /**\n')]);
+    const logits = await window.next([eot(), ...data.prepared.tokenizer.encode('  /**\n')]);
     const best = logits.indexOf(logits.reduce((x, y) => Math.max(x, y)));
     assert.ok(a.startsWith(data.prepared.tokenizer.decode([best])));
   });
@@ -126,8 +132,8 @@ describe('text', () => {
     const { tokenizer } = data.prepared;
     const ids = tokenizer.encode('<|endoftext|>', { special: 'text' });
     assert.ok(ids.length > 1 && !ids.includes(eot()));
-    const spelled = await generator.next([eot(), ...ids]);
-    const token = await generator.next([eot(), eot()]);
+    const spelled = await window.next([eot(), ...ids]);
+    const token = await window.next([eot(), eot()]);
     assert.notDeepEqual(spelled, token);
     // What the command does with that prompt is what the spelled ids say.
     const piece = await generator.complete('<|endoftext|>', { maxTokens: 1, temperature: 0 });
@@ -149,7 +155,7 @@ describe('text', () => {
     const model = await loadModel(trained.run.config, (await latestCheckpoint(trained.run))!);
     const own = new Generator(device, model.model, model.params, data.prepared.tokenizer, 'bf16');
     await own.complete('import ', { maxTokens: 8 });
-    own.dispose();
+    await own.dispose();
     disposeTree(model.params);
     assert.deepEqual(await heldMemory(device), before);
   });

@@ -205,7 +205,7 @@ describe('generation', () => {
       const own = openRunData(config);
       const make = (): Generator =>
         new Generator(device, model, params, own.tokenizer, config.precision, objectiveOf(config));
-      make().dispose(); // position tables are made once a model
+      await make().dispose(); // position tables are made once a model
       const live = (): number => (device as CpuDevice).memory().liveBytes;
       const before = live();
       const generator = make();
@@ -221,7 +221,7 @@ describe('generation', () => {
         assert.equal(typeof (await say('x', { mode: 'X' })), 'string');
         await assert.rejects(say('x', { mode: 'Q' }), /no mode 'Q'/);
       }
-      generator.dispose();
+      await generator.dispose();
       assert.ok(live() <= before, 'nothing is left');
       own.close();
     });

@@ -3,9 +3,16 @@
  * kept, joined and reordered freely.
  */
 import { AnsatzError } from '../../backend/errors.ts';
-import { type ForwardContext, type Module, type ParamTree, type SlotContext, tensorOf } from '../../nn/index.ts';
+import {
+  type ForwardContext,
+  type Module,
+  type ParamTree,
+  type RowState,
+  type SlotContext,
+  tensorOf,
+} from '../../nn/index.ts';
 import { linear, matrix, writeBranch } from '../../nn/linear.ts';
-import { attention, reshape, type Tensor } from '../../tensor/index.ts';
+import { attention, pagedAttention, reshape, type Tensor } from '../../tensor/index.ts';
 
 export interface KeyValue {
   readonly key: Tensor;
@@ -15,8 +22,8 @@ export interface KeyValue {
 export interface Cross extends Module {
   /** Keys and values [B, Te, heads, D] of encoder states [B, Te, d]. */
   keyValue(p: ParamTree, states: Tensor, c: ForwardContext): KeyValue;
-  /** residual + attention(x, memory). `readers` [B, Te]: segment of the decoder that may look at each token. */
-  forward(p: ParamTree, x: Tensor, residual: Tensor, memory: Seen, c: ForwardContext): Tensor;
+  /** residual + attention(x, memory); in a pass over rows, the memory in its pages. `readers` [B, Te]: segment of the decoder that may look at each token. */
+  forward(p: ParamTree, x: Tensor, residual: Tensor, memory: Seen | null, c: ForwardContext): Tensor;
 }
 
 export interface Seen extends KeyValue {
@@ -34,6 +41,15 @@ export function crossAttention({ heads, kvHeads }: CrossOptions, context: SlotCo
   const { dims, headWidth: d, scales } = context;
   if (heads % kvHeads)
     throw new AnsatzError(`cross-attention: ${heads} query heads do not share ${kvHeads} key heads evenly`);
+  const scale = scales.attention(d);
+  const over = (query: Tensor, { key, value, readers, pairs }: Seen, c: ForwardContext): Tensor => {
+    const segments = readers ? c.segments : null;
+    return attention(query, key, value, { scale, segments, keySegments: readers, pairs });
+  };
+  const overPages = (query: Tensor, memory: RowState): Tensor => {
+    const { pool, format } = memory.keyValues(kvHeads, d);
+    return pagedAttention(query, pool, memory.index, { heads, kvHeads, width: d, format, scale });
+  };
   return {
     params: {
       query: matrix(heads * d, dims.width),
@@ -46,13 +62,15 @@ export function crossAttention({ heads, kvHeads }: CrossOptions, context: SlotCo
       const made = (name: string): Tensor => reshape(linear(states, tensorOf(p, name), c), shape);
       return { key: made('key'), value: made('value') };
     },
-    forward: (p, x, residual, { key, value, readers, pairs }, c) => {
+    forward: (p, x, residual, memory, c) => {
       const [b, t] = x.shape;
       const query = reshape(linear(x, tensorOf(p, 'query'), c), [b, t, heads, d]);
-      const segments = readers ? c.segments : null;
-      const options = { scale: scales.attention(d), segments, keySegments: readers, pairs };
-      const mixed = reshape(attention(query, key, value, options), [b, t, heads * d]);
-      return writeBranch(mixed, tensorOf(p, 'out'), residual, c, { bias: null, scale: scales.branch, dropout: 0 });
+      const mixed = memory ? over(query, memory, c) : overPages(reshape(query, [t, heads, d]), c.rows!.memory!);
+      return writeBranch(reshape(mixed, [b, t, heads * d]), tensorOf(p, 'out'), residual, c, {
+        bias: null,
+        scale: scales.branch,
+        dropout: 0,
+      });
     },
   };
 }

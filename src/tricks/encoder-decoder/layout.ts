@@ -109,7 +109,7 @@ const listed = (blocks: readonly Module[]): Module => ({
 });
 
 /** Runs `fn` with losses and taps of its own, and hands them on under a prefix: layers of two stacks share numbers. */
-function apart<R>(c: ForwardContext, prefix: string, fn: (inner: ForwardContext) => R): R {
+export function apart<R>(c: ForwardContext, prefix: string, fn: (inner: ForwardContext) => R): R {
   const inner = { ...c, losses: new Map<string, Tensor>(), taps: c.taps ? new Map<string, Tensor>() : null };
   const result = fn(inner);
   for (const [name, t] of inner.losses) c.losses.set(prefix + name, t);

@@ -38,7 +38,7 @@ export function crossBlock(
     keyValue: (p, states, c) => cross?.keyValue(childOf(p, 'cross'), states, c) ?? null,
     forward: (p, x, memory, c) => {
       let mid = attention.forward(childOf(p, 'attention'), norm1.forward(childOf(p, 'norm1'), x, c), x, c);
-      if (cross && memory) {
+      if (cross && (memory || c.rows?.memory)) {
         const query = normCross.forward(childOf(p, 'normCross'), mid, c);
         mid = cross.forward(childOf(p, 'cross'), query, mid, memory, c);
       }

@@ -12,6 +12,7 @@ registerSlot({
   kind: 'sparse-qkv',
   summary: 'queries, keys and values from one factored dense layer and causal convolutions',
   options: sparseQkvSchema,
+  rows: true,
   build: buildSparseQkv,
 });
 

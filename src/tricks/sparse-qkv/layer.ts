@@ -10,6 +10,7 @@ import {
   type Mixer,
   type ParamSpec,
   type ParamTree,
+  recent,
   type SlotContext,
   tap,
   tensorOf,
@@ -18,11 +19,14 @@ import { matrix, vector, writeBranch } from '../../nn/linear.ts';
 import {
   addScaled,
   attentionPacked,
+  cast,
   concat,
   dropout,
   factoredLinear,
   moduleConv,
+  pagedSelfAttention,
   reshape,
+  slice,
   type Tensor,
 } from '../../tensor/index.ts';
 import { factors } from './factors.ts';
@@ -87,11 +91,24 @@ export function buildSparseQkv(o: SparseQkvOptions, context: SlotContext): Mixer
     const { compute } = c;
     const u = factoredLinear(x, tensorOf(p, 'gate'), tensorOf(p, 'kernel'), { bias: biasOf(p, 'kernel'), compute });
     const u_BTSM = reshape(u, [b, t, S, M]);
+    if (c.rows) return packedRows(p, recent(c.rows, u_BTSM, o.lengthKernel), c);
     // Taps in another segment read zeros: documents that share a row stay apart.
     const options = { segments: c.segments, compute };
     const convolved = parts.map((name) =>
       reshape(moduleConv(u_BTSM, tensorOf(p, name), biasOf(p, name), options), [b, t, heads, d / heads]),
     );
+    const [q, v] = [convolved[0], convolved[convolved.length - 1]];
+    return concat([q, o.shareQk ? q : convolved[1], v], 2);
+  };
+
+  /** The same for rows, each with the tokens that its convolutions reach: u f32 [R, lengthKernel, S, M]. */
+  const packedRows = (p: ParamTree, u: Tensor, c: ForwardContext): Tensor => {
+    const [rows, reach] = u.shape;
+    const input = c.activation === 'bf16' ? cast(u, 'bf16') : u;
+    const convolved = parts.map((name) => {
+      const all = moduleConv(input, tensorOf(p, name), biasOf(p, name), { segments: null, compute: c.compute });
+      return reshape(slice(all, 1, reach - 1, reach), [1, rows, heads, d / heads]);
+    });
     const [q, v] = [convolved[0], convolved[convolved.length - 1]];
     return concat([q, o.shareQk ? q : convolved[1], v], 2);
   };
@@ -124,6 +141,15 @@ export function buildSparseQkv(o: SparseQkvOptions, context: SlotContext): Mixer
       let qkv = packed(p, x, c);
       if (positions.rotate) qkv = positions.rotate(qkv, heads, heads, c);
       tap(c, `blocks.${context.layer}.attention.qkv`, () => qkv);
+      if (c.rows) {
+        const { pool, format } = c.rows.keyValues(heads, d / heads);
+        const biases = positions.bias ? positions.bias(c.positionParams, heads, 1, dims.context, c) : null;
+        const scale = scales.attention(d / heads);
+        const sizes = { heads, kvHeads: heads, width: d / heads, format, window: o.window };
+        const options = { ...sizes, scale, bias: biases, seen: c.rows.seen };
+        const flat = reshape(qkv, [t, 3 * heads, d / heads]);
+        return write(p, reshape(pagedSelfAttention(flat, pool, c.rows.index, options), [b, t, d]), residual, c);
+      }
       const mixed = attentionPacked(qkv, heads, heads, {
         causal: true,
         window: o.window,

@@ -1,0 +1,237 @@
+/**
+ * The device side of decoding: passes over rows as captured programs, one for each number of rows that occurs; and what
+ * an encoder reads, once a text.
+ */
+import type { Device } from '../../backend/device.ts';
+import { AnsatzError } from '../../backend/errors.ts';
+import type { Model } from '../../model/model.ts';
+import { forwardContext, type ParamTree, type RowPass } from '../../nn/index.ts';
+import {
+  type CacheFormat,
+  type Captured,
+  type Compute,
+  capture,
+  embedding,
+  noGrad,
+  pagedAppend,
+  type RowIndex,
+  reshape,
+  Tensor,
+  zeros,
+} from '../../tensor/index.ts';
+import { indexOn, type PoolRequests, Pools, poolsOf } from './pools.ts';
+
+/** Rows of a pass are rounded up to one of these: a program is captured for each that occurs. */
+const SIZES = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512];
+const sizeFor = (n: number): number => SIZES.find((s) => s >= n) ?? n;
+
+export const MAX_ROWS = SIZES[SIZES.length - 1];
+
+export interface PassOptions {
+  readonly compute: Compute;
+  readonly format: CacheFormat;
+  /** Tokens of a page. */
+  readonly page: number;
+  /** Pages of the pool, and of the longest sequence; sequences at a time. */
+  readonly pages: number;
+  readonly maxPages: number;
+  readonly sequences: number;
+  /** Pages for what encoders read; by default as many as decoders have. */
+  readonly memoryPages?: number;
+}
+
+/** One row of a pass. */
+export interface Row {
+  readonly token: number;
+  /** Which sequence: a row of the page table. */
+  readonly sequence: number;
+  readonly position: number;
+  /** Last position that it sees; its own when absent. */
+  readonly reach?: number;
+  /** Tokens of the sequence's memory; 0: it has none. */
+  readonly memory?: number;
+}
+
+/** The first elements of a tensor, as another one. */
+const first = (t: Tensor, shape: readonly number[]): Tensor => new Tensor(t.storage, t.dtype, shape, t.offset);
+const firstRows = ({ table, sequence, position, reach, page }: RowIndex, n: number): RowIndex => ({
+  table,
+  sequence: first(sequence, [n]),
+  position: first(position, [n]),
+  reach: first(reach, [n]),
+  page,
+});
+
+export class Passes {
+  readonly requests: PoolRequests;
+  readonly model: Model;
+  private readonly device: Device;
+  private readonly params: ParamTree;
+  private readonly options: PassOptions;
+  private readonly own: Pools;
+  private readonly memory: Pools | null;
+  private readonly index: RowIndex;
+  private readonly memoryIndex: RowIndex;
+  private readonly inputs: Tensor;
+  private readonly segments: Tensor;
+  /** Which rows' logits are wanted. */
+  private readonly wanted: Tensor;
+  private readonly programs = new Map<string, Captured<{ logits: Tensor }>>();
+  private readonly readers = new Map<number, { step: Captured<null>; inputs: Tensor[] }>();
+
+  constructor(device: Device, model: Model, params: ParamTree, options: PassOptions) {
+    [this.device, this.model, this.params, this.options] = [device, model, params, options];
+    const { page, pages, format, sequences, maxPages, memoryPages = pages } = options;
+    this.requests = poolsOf(model);
+    this.own = new Pools(device, this.requests.own, pages, page, format);
+    this.memory = model.encoder ? new Pools(device, this.requests.memory, memoryPages, page, format) : null;
+    this.index = indexOn(device, MAX_ROWS, sequences, maxPages, page);
+    this.memoryIndex = indexOn(device, MAX_ROWS, sequences, maxPages, page);
+    const ids = (): Tensor => zeros(device, [MAX_ROWS], 'i32').keep();
+    [this.inputs, this.segments, this.wanted] = [ids(), ids(), ids()];
+    model.prepare(device);
+  }
+
+  /** Says where the tokens of a sequence lie, or (`memory`) those of the text that it looks at. */
+  place(sequence: number, pages: readonly number[], memory = false): void {
+    const { maxPages } = this.options;
+    if (pages.length > maxPages) throw new AnsatzError(`a sequence of ${pages.length} pages, ${maxPages} is the most`);
+    const { storage, offset } = (memory ? this.memoryIndex : this.index).table;
+    this.device.write(storage.memory, offset + sequence * maxPages, Int32Array.from(pages));
+  }
+
+  /**
+   * Computes rows, whose state joins the pages, and gives the logits of those at `wanted`, one after another.
+   * Rows of one sequence must stand together, in order.
+   */
+  async run(rows: readonly Row[], wanted: readonly number[]): Promise<Float32Array> {
+    const size = sizeFor(rows.length);
+    const outputs = sizeFor(Math.max(1, wanted.length));
+    if (size > MAX_ROWS) throw new AnsatzError(`a pass of ${rows.length} rows, ${MAX_ROWS} is the most`);
+    const put = (t: Tensor, n: number, value: (k: number) => number): void =>
+      this.device.write(
+        t.storage.memory,
+        t.offset,
+        Int32Array.from({ length: n }, (_, k) => value(k)),
+      );
+    // Rows that fill a program up stand for nothing.
+    put(this.inputs, size, (k) => rows[k]?.token ?? 0);
+    put(this.segments, size, (k) => (rows[k]?.sequence ?? -1) + 1);
+    put(this.index.sequence, size, (k) => rows[k]?.sequence ?? -1);
+    put(this.index.position, size, (k) => rows[k]?.position ?? 0);
+    put(this.index.reach, size, (k) => rows[k]?.reach ?? rows[k]?.position ?? 0);
+    if (this.memory) {
+      put(this.memoryIndex.sequence, size, (k) => (rows[k]?.memory ? rows[k].sequence : -1));
+      put(this.memoryIndex.reach, size, (k) => Math.max(0, (rows[k]?.memory ?? 0) - 1));
+    }
+    put(this.wanted, outputs, (k) => wanted[k] ?? 0);
+    // Capturing computes the pass too, so the values must be there; what it appends, the run appends again.
+    const program = this.program(size, outputs);
+    await program.run();
+    const all = (await program.result.logits.data()) as Float32Array;
+    return all.subarray(0, wanted.length * this.model.spec.vocab);
+  }
+
+  /** Reads a text with the encoder; what decoders look at lies in `pages` then. */
+  async read(tokens: readonly number[], pages: readonly number[]): Promise<void> {
+    if (!this.memory) throw new AnsatzError('this model has no encoder');
+    const length = 2 ** Math.ceil(Math.log2(Math.max(16, tokens.length)));
+    const values = [
+      Int32Array.from({ length }, (_, k) => tokens[k] ?? 0),
+      Int32Array.from({ length }, (_, k) => (k < tokens.length ? 1 : 0)),
+      Int32Array.from({ length }, (_, k) => Math.min(k, this.model.spec.context - 1)),
+      Int32Array.from({ length }, (_, k) => (k < tokens.length ? 0 : -1)),
+      Int32Array.from({ length: this.options.maxPages }, (_, k) => pages[k] ?? 0),
+    ];
+    const reader = this.reader(length, values);
+    reader.inputs.forEach((t, k) => {
+      t.writeBits(values[k]);
+    });
+    await reader.step.run();
+  }
+
+  /** FLOPs and bytes of a pass of `rows` rows, by the engine's accounting. */
+  cost(rows: number): { flops: number; bytes: number } {
+    const { calls } = this.program(sizeFor(rows), 1).program;
+    return calls.reduce(
+      (sum, c) => ({ flops: sum.flops + (c.cost?.flops ?? 0), bytes: sum.bytes + (c.cost?.bytes ?? 0) }),
+      { flops: 0, bytes: 0 },
+    );
+  }
+
+  dispose(): void {
+    for (const step of this.programs.values()) {
+      step.dispose();
+      step.result.logits.dispose();
+    }
+    for (const { step, inputs } of this.readers.values()) {
+      step.dispose();
+      for (const t of inputs) t.dispose();
+    }
+    for (const { table, sequence, position, reach } of [this.index, this.memoryIndex])
+      for (const t of [table, sequence, position, reach]) t.dispose();
+    for (const t of [this.inputs, this.segments, this.wanted]) t.dispose();
+    this.own.dispose();
+    this.memory?.dispose();
+  }
+
+  private program(size: number, outputs: number): Captured<{ logits: Tensor }> {
+    const key = `${size}:${outputs}`;
+    const known = this.programs.get(key);
+    if (known) return known;
+    const { model, params, device } = this;
+    const index = firstRows(this.index, size);
+    const memoryIndex = firstRows(this.memoryIndex, size);
+    const [inputs, segments] = [first(this.inputs, [1, size]), first(this.segments, [1, size])];
+    const [positions, wanted] = [first(index.position, [1, size]), first(this.wanted, [outputs])];
+    const step = capture(device, () =>
+      noGrad(() => {
+        const rows: RowPass = {
+          ...this.own.handOut(),
+          index,
+          memory: this.memory ? { ...this.memory.handOut(), index: memoryIndex } : null,
+          seen: (this.options.maxPages * this.options.page) / 2,
+        };
+        const c = forwardContext({ device, compute: this.options.compute, rows });
+        const h = model.hidden(params, { inputs, segments, positions }, c);
+        const picked = embedding(reshape(h, [size, h.shape[h.rank - 1]]), wanted);
+        return { logits: model.logits(params, picked, c) };
+      }),
+    );
+    this.programs.set(key, step);
+    return step;
+  }
+
+  /** The program that reads texts of up to `length` tokens. */
+  private reader(length: number, values: readonly Int32Array[]): { step: Captured<null>; inputs: Tensor[] } {
+    const known = this.readers.get(length);
+    if (known) return known;
+    const { model, params, device } = this;
+    const made = values.map((v, k) => {
+      const t = zeros(device, k < 3 ? [1, length] : k === 3 ? [length] : [1, v.length], 'i32').keep();
+      t.writeBits(v);
+      return t;
+    });
+    const [inputs, segments, positions, sequence, table] = made;
+    const place = first(positions, [length]);
+    const index: RowIndex = { table, sequence, position: place, reach: place, page: this.options.page };
+    const step = capture(device, () =>
+      noGrad(() => {
+        const c = forwardContext({ device, compute: this.options.compute });
+        const states = model.encoder!.encode(params, { inputs, segments, positions }, c);
+        const pools = this.memory!.handOut();
+        for (const m of model.encoder!.crossKeyValues(params, states, c)) {
+          if (!m) continue;
+          const [, , kvHeads, width] = m.key.shape;
+          const { pool, format } = pools.keyValues(kvHeads, width);
+          const rows = (t: Tensor): Tensor => reshape(t, [length, kvHeads, width]);
+          pagedAppend(pool, rows(m.key), rows(m.value), index, { heads: kvHeads, kvHeads, width, format });
+        }
+        return null;
+      }),
+    );
+    const reader = { step, inputs: made };
+    this.readers.set(length, reader);
+    return reader;
+  }
+}

@@ -1,0 +1,99 @@
+/** The pools of pages that a model's layers read and write, and how passes hand them out. */
+import type { Device } from '../../backend/device.ts';
+import { MetaDevice } from '../../backend/meta/device.ts';
+import type { Model } from '../../model/model.ts';
+import { forwardContext, initialise, type RowPass, type RowState } from '../../nn/index.ts';
+import { type CacheFormat, noGrad, pageBytes, type RowIndex, scope, type Tensor, zeros } from '../../tensor/index.ts';
+
+/** What a layer keeps of each token. */
+export type PoolRequest =
+  | { readonly kind: 'keyValues'; readonly kvHeads: number; readonly width: number }
+  | { readonly kind: 'vectors'; readonly width: number };
+
+/** In the order in which layers ask: for their own tokens, and for what an encoder has read. */
+export interface PoolRequests {
+  readonly own: readonly PoolRequest[];
+  readonly memory: readonly PoolRequest[];
+}
+
+export const poolBytes = (r: PoolRequest, page: number, format: CacheFormat): number =>
+  r.kind === 'vectors' ? r.width * page * 4 : pageBytes(r.kvHeads, r.width, page, format);
+
+/** Bytes of a page of all layers. */
+export const bytesOf = (requests: readonly PoolRequest[], page: number, format: CacheFormat): number =>
+  requests.reduce((n, r) => n + poolBytes(r, page, format), 0);
+
+/** Index tensors for up to `rows` rows over a page table. */
+export const indexOn = (device: Device, rows: number, sequences: number, maxPages: number, page: number): RowIndex => ({
+  table: zeros(device, [sequences, maxPages], 'i32').keep(),
+  sequence: zeros(device, [rows], 'i32').keep(),
+  position: zeros(device, [rows], 'i32').keep(),
+  reach: zeros(device, [rows], 'i32').keep(),
+  page,
+});
+
+/** Asks a model, on a device without values, which pools its layers want. */
+export function poolsOf(model: Model, page = 32): PoolRequests {
+  const device = new MetaDevice();
+  const own: PoolRequest[] = [];
+  const memory: PoolRequest[] = [];
+  scope(() => {
+    const index = indexOn(device, 1, 1, 1, page);
+    const into = (list: PoolRequest[]): RowState => ({
+      index,
+      keyValues: (kvHeads, width) => {
+        list.push({ kind: 'keyValues', kvHeads, width });
+        return { pool: zeros(device, [1, pageBytes(kvHeads, width, page, 'f32')], 'u8'), format: 'f32' };
+      },
+    });
+    const rows: RowPass = {
+      ...into(own),
+      vectors: (width) => {
+        own.push({ kind: 'vectors', width });
+        return zeros(device, [1, page, width]);
+      },
+      memory: model.encoder ? into(memory) : null,
+      seen: 1,
+    };
+    const params = initialise(model, device, 0);
+    model.prepare(device);
+    const inputs = zeros(device, [1, 1], 'i32');
+    const batch = { inputs, segments: inputs, positions: inputs };
+    noGrad(() => model.hidden(params, batch, forwardContext({ device, compute: 'f32', rows })));
+  });
+  return { own, memory };
+}
+
+/** The pools of some layers, with room for `pages` pages. */
+export class Pools {
+  readonly requests: readonly PoolRequest[];
+  readonly tensors: readonly Tensor[];
+  private readonly format: CacheFormat;
+
+  constructor(device: Device, requests: readonly PoolRequest[], pages: number, page: number, format: CacheFormat) {
+    this.requests = requests;
+    this.format = format;
+    this.tensors = requests.map((r) =>
+      r.kind === 'vectors'
+        ? zeros(device, [pages, page, r.width]).keep()
+        : zeros(device, [pages, poolBytes(r, page, format)], 'u8').keep(),
+    );
+  }
+
+  /** Hands the pools out in the order in which a pass asks for them. */
+  handOut(): { keyValues: RowState['keyValues']; vectors: RowPass['vectors'] } {
+    let next = 0;
+    const take = (kind: PoolRequest['kind']): Tensor => {
+      if (this.requests[next]?.kind !== kind) throw new Error('layers ask for other state than they did before');
+      return this.tensors[next++];
+    };
+    return {
+      keyValues: () => ({ pool: take('keyValues'), format: this.format }),
+      vectors: () => take('vectors'),
+    };
+  }
+
+  dispose(): void {
+    for (const t of this.tensors) t.dispose();
+  }
+}

@@ -1,0 +1,37 @@
+/** A prompt as a model's objective puts it. */
+import type { Tokenizer } from '../data/tokenizer/index.ts';
+import type { Objective, Prompt, PromptOptions, Vocabulary } from '../objectives/index.ts';
+
+export interface PromptText {
+  /** Text that is given: an encoder reads it, or it comes before the prompt. The prompt is then what follows so far. */
+  readonly context?: string;
+  /** Mode of a model that was trained with a mixture of denoisers. */
+  readonly mode?: string;
+  /** Names of special tokens in prompt and context stand for those tokens (holes, control tokens), not for text. */
+  readonly specials?: boolean;
+}
+
+/** The tokens of a prompt; what an encoder of `window` tokens has no room for goes first. */
+export function putPrompt(
+  tokenizer: Tokenizer,
+  vocabulary: Vocabulary,
+  objective: Objective | undefined,
+  window: number,
+  prompt: string,
+  { mode, context, specials }: PromptText,
+): Prompt & { decoder: number[] } {
+  const special = specials ? 'token' : 'text';
+  const encode = (text: string): number[] => [...tokenizer.encode(text, { special })];
+  const [text, before] = [encode(prompt), context === undefined ? undefined : encode(context)];
+  const put = (own: number[], given: number[] | undefined): Prompt => {
+    const options: PromptOptions = { mode, context: given };
+    // What the tokenizer itself puts before texts (models of others), or what ends the document before.
+    const { before: first } = tokenizer.template;
+    const plain = { decoder: [...(first.length > 0 ? first : [vocabulary.eot]), ...(given ?? []), ...own], stop: [] };
+    return objective?.prompt?.(vocabulary, own, options) ?? plain;
+  };
+  let made = put(text, before);
+  const excess = (made.encoder?.length ?? 0) - window;
+  if (excess > 0) made = before ? put(text, before.slice(excess)) : put(text.slice(excess), undefined);
+  return { ...made, decoder: [...made.decoder] };
+}

@@ -1,0 +1,185 @@
+/**
+ * From logits to the distribution that a token is drawn from. In this order: bias, penalties, what a grammar allows,
+ * temperature, top-k, top-p, min-p. Probabilities of top-p and min-p are those after temperature, of the tokens that
+ * top-k left.
+ */
+import { AnsatzError } from '../../backend/errors.ts';
+
+export interface SamplingOptions {
+  /** 0 takes the most likely token. */
+  readonly temperature?: number;
+  /** Keep the k most likely; 0 keeps all. */
+  readonly topK?: number;
+  /** Keep the smallest set whose probability reaches p (Holtzman et al. 2020). */
+  readonly topP?: number;
+  /** Keep tokens at least this share as likely as the likeliest (Nguyen et al. 2024). */
+  readonly minP?: number;
+  /** Taken off the logit of every token that the continuation has, and once more for every time that it has it. */
+  readonly presencePenalty?: number;
+  readonly frequencyPenalty?: number;
+  /** Divides positive logits, multiplies negative ones, of tokens in prompt or continuation (Keskar et al. 2019). */
+  readonly repetitionPenalty?: number;
+  /** Added to logits by token. */
+  readonly logitBias?: ReadonlyMap<number, number>;
+  /** Tokens that are never picked. */
+  readonly never?: readonly number[];
+}
+
+/** @throws AnsatzError that names the option that is out of range. */
+export function checkSampling(o: SamplingOptions): void {
+  const range = (name: keyof SamplingOptions, lo: number, hi: number): void => {
+    const x = o[name] as number | undefined;
+    if (x !== undefined && !(x >= lo && x <= hi))
+      throw new AnsatzError(`${name} ${x} is not between ${lo} and ${hi === Infinity ? 'any number' : hi}`);
+  };
+  range('temperature', 0, Infinity);
+  range('topK', 0, Infinity);
+  range('topP', 0, 1);
+  range('minP', 0, 1);
+  range('presencePenalty', -Infinity, Infinity);
+  range('frequencyPenalty', -Infinity, Infinity);
+  if (o.repetitionPenalty !== undefined && !(o.repetitionPenalty > 0))
+    throw new AnsatzError(`repetitionPenalty ${o.repetitionPenalty} must be above 0`);
+}
+
+/** How often each token occurs in the prompt and in the continuation. */
+export interface TokenCounts {
+  readonly prompt: ReadonlySet<number>;
+  readonly made: ReadonlyMap<number, number>;
+}
+
+/** Bias, penalties and forbidden tokens, in place. */
+export function adjust(logits: Float32Array, o: SamplingOptions, counts: TokenCounts): void {
+  for (const [id, bias] of o.logitBias ?? []) if (id >= 0 && id < logits.length) logits[id] += bias;
+  const { repetitionPenalty = 1, presencePenalty = 0, frequencyPenalty = 0 } = o;
+  if (repetitionPenalty !== 1) {
+    const repeat = (id: number): void => {
+      logits[id] = logits[id] > 0 ? logits[id] / repetitionPenalty : logits[id] * repetitionPenalty;
+    };
+    for (const id of counts.prompt) repeat(id);
+    for (const id of counts.made.keys()) if (!counts.prompt.has(id)) repeat(id);
+  }
+  if (presencePenalty !== 0 || frequencyPenalty !== 0)
+    for (const [id, n] of counts.made) logits[id] -= presencePenalty + frequencyPenalty * n;
+  for (const id of o.never ?? []) if (id < logits.length) logits[id] = Number.NEGATIVE_INFINITY;
+}
+
+/** The most likely token; the lower of equals; -1 when none is possible. */
+export function likeliest(logits: Float32Array): number {
+  let best = -1;
+  let top = Number.NEGATIVE_INFINITY;
+  for (let k = 0; k < logits.length; k++)
+    if (logits[k] > top) {
+      top = logits[k];
+      best = k;
+    }
+  return best;
+}
+
+/** Tokens that may be picked with weights that need not sum to 1. Equal weights: the lower token first. */
+export interface Weights {
+  readonly tokens: Int32Array | null;
+  readonly weights: Float64Array;
+  readonly total: number;
+}
+
+/** Tokens beyond this many nats below the likeliest cannot matter to a sum of probabilities in double precision. */
+const NEGLIGIBLE = 40;
+
+/** The distribution of adjusted logits; null when nothing is possible. `tokens` is null when it covers all of them. */
+export function weigh(logits: Float32Array, o: SamplingOptions): Weights | null {
+  const { temperature = 1, topK = 0, topP = 1, minP = 0 } = o;
+  const best = likeliest(logits);
+  if (best < 0) return null;
+  const top = logits[best];
+  if (temperature === 0) return { tokens: Int32Array.of(best), weights: Float64Array.of(1), total: 1 };
+  const weight = (id: number): number => Math.exp((logits[id] - top) / temperature);
+  if (topP >= 1 && topK === 0 && minP === 0) {
+    const weights = new Float64Array(logits.length);
+    let total = 0;
+    for (let k = 0; k < logits.length; k++) total += weights[k] = weight(k);
+    return { tokens: null, weights, total };
+  }
+  const floor = top - temperature * (minP > 0 ? Math.min(NEGLIGIBLE, -Math.log(minP)) : NEGLIGIBLE);
+  let kept = topK > 0 && topK < logits.length ? largest(logits, topK) : above(logits, floor);
+  let weights = Float64Array.from(kept, weight);
+  const cut = (count: number): void => {
+    kept = kept.subarray(0, count);
+    weights = weights.subarray(0, count);
+  };
+  if (topP < 1) {
+    const all = weights.reduce((a, b) => a + b, 0);
+    let [mass, count] = [0, 0];
+    while (count < kept.length && (count === 0 || mass < topP * all)) mass += weights[count++];
+    cut(count);
+  }
+  if (minP > 0) {
+    let count = weights.length;
+    while (count > 1 && weights[count - 1] < minP) count--;
+    cut(count);
+  }
+  return { tokens: kept, weights, total: weights.reduce((a, b) => a + b, 0) };
+}
+
+/** Draws with `uniform` in [0, 1). */
+export function draw({ tokens, weights, total }: Weights, uniform: number): number {
+  let left = uniform * total;
+  let last = -1;
+  for (let k = 0; k < weights.length; k++) {
+    if (weights[k] === 0) continue;
+    last = k;
+    left -= weights[k];
+    if (left < 0) break;
+  }
+  return tokens ? tokens[last] : last;
+}
+
+/** Draws from logits as they are, by temperature and truncation alone. */
+export const sample = (logits: Float32Array, o: SamplingOptions, uniform: number): number =>
+  draw(weigh(logits, o)!, uniform);
+
+/** The probability of a token. */
+export function probabilityOf({ tokens, weights, total }: Weights, token: number): number {
+  if (!tokens) return weights[token] / total;
+  const at = tokens.indexOf(token);
+  return at < 0 ? 0 : weights[at] / total;
+}
+
+const byLogit =
+  (logits: Float32Array) =>
+  (a: number, b: number): number =>
+    logits[b] - logits[a] || a - b;
+
+/** Tokens above a logit, the likeliest first. */
+function above(logits: Float32Array, floor: number): Int32Array {
+  const found: number[] = [];
+  for (let k = 0; k < logits.length; k++) if (logits[k] >= floor) found.push(k);
+  return Int32Array.from(found).sort(byLogit(logits));
+}
+
+/** The n likeliest tokens, the likeliest first: a heap of those kept so far, the least likely at its root. */
+export function largest(logits: Float32Array, n: number): Int32Array {
+  const order = byLogit(logits);
+  const heap: number[] = [];
+  const down = (from: number): void => {
+    for (let k = from; ; ) {
+      let worst = k;
+      for (const child of [2 * k + 1, 2 * k + 2])
+        if (child < heap.length && order(heap[child], heap[worst]) > 0) worst = child;
+      if (worst === k) return;
+      [heap[k], heap[worst]] = [heap[worst], heap[k]];
+      k = worst;
+    }
+  };
+  for (let id = 0; id < logits.length; id++) {
+    if (logits[id] === Number.NEGATIVE_INFINITY) continue;
+    if (heap.length < n) {
+      heap.push(id);
+      if (heap.length === n) for (let k = n >> 1; k >= 0; k--) down(k);
+    } else if (logits[id] > logits[heap[0]]) {
+      heap[0] = id;
+      down(0);
+    }
+  }
+  return Int32Array.from(heap).sort(order);
+}

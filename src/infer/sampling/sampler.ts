@@ -1,0 +1,84 @@
+/** Picks the tokens of one sequence. */
+import type { Pick, Picker, SamplingShape } from '../engine/sequence.ts';
+import { acceptOrDraw } from '../speculation/accept.ts';
+import { adjust, checkSampling, draw, largest, type SamplingOptions, type Weights, weigh } from './distribution.ts';
+import { randomStream } from './random.ts';
+
+/** What may come next, by a grammar that follows the tokens. */
+export interface TokenMask {
+  /** Sets the logits of tokens that may not come now to -inf. */
+  restrict(logits: Float32Array): void;
+  /** A token has come. */
+  advance(token: number): void;
+}
+
+export interface SamplerOptions extends SamplingOptions {
+  readonly seed?: number;
+  /** How many of the likeliest tokens to name beside the one picked; absent: no log-probabilities at all. */
+  readonly logprobs?: number;
+  readonly mask?: TokenMask | null;
+}
+
+export class Sampler implements Picker {
+  private readonly options: SamplerOptions;
+  private readonly uniform: () => number;
+  private readonly prompt: Set<number>;
+  private readonly made = new Map<number, number>();
+
+  /** @throws AnsatzError when an option is out of range. */
+  constructor(options: SamplerOptions = {}, prompt: readonly number[] = []) {
+    checkSampling(options);
+    this.options = options;
+    this.uniform = randomStream(options.seed ?? 0);
+    this.prompt = new Set(options.repetitionPenalty === undefined ? [] : prompt);
+  }
+
+  get shape(): SamplingShape {
+    const { temperature, topK, topP, minP, seed } = this.options;
+    return { temperature, topK, topP, minP, seed };
+  }
+
+  /** Keeps a drafted token or picks another: distributed as pick() is (speculation/accept.ts). */
+  verify(logits: Float32Array, token: number, from: Weights): Pick | null {
+    return this.choose(logits, (weights) => acceptOrDraw(weights, token, from, this.uniform).token);
+  }
+
+  /** The distribution of the next token; `logits` is overwritten. Null when nothing may follow. */
+  distribution(logits: Float32Array): Weights | null {
+    adjust(logits, this.options, { prompt: this.prompt, made: this.made });
+    this.options.mask?.restrict(logits);
+    return weigh(logits, this.options);
+  }
+
+  pick(logits: Float32Array): Pick | null {
+    return this.choose(logits, (weights) => draw(weights, this.uniform()));
+  }
+
+  private choose(logits: Float32Array, by: (weights: Weights) => number): Pick | null {
+    const { logprobs } = this.options;
+    // The model's own probabilities, whatever is done to them afterwards.
+    const own = logprobs === undefined ? null : logits.slice();
+    const weights = this.distribution(logits);
+    if (!weights) return null;
+    const token = by(weights);
+    this.note(token);
+    if (!own) return { token, logprob: null };
+    const scale = logSumExp(own);
+    const top = Array.from(largest(own, logprobs!), (t) => ({ token: t, logprob: own[t] - scale }));
+    return { token, logprob: own[token] - scale, top };
+  }
+
+  /** A token has come, picked here or not. */
+  note(token: number): void {
+    this.made.set(token, (this.made.get(token) ?? 0) + 1);
+    this.options.mask?.advance(token);
+  }
+}
+
+export function logSumExp(x: Float32Array): number {
+  let top = Number.NEGATIVE_INFINITY;
+  for (let k = 0; k < x.length; k++) if (x[k] > top) top = x[k];
+  let sum = 0;
+  for (let k = 0; k < x.length; k++) sum += Math.exp(x[k] - top);
+  return top + Math.log(sum);
+}
