@@ -22,6 +22,8 @@ export interface ToyTask {
   readonly precision?: 'f32' | 'bf16';
   readonly lr?: number;
   readonly accumulate?: number;
+  /** Parameters to go on with, of the same spec. */
+  readonly from?: ParamTree;
   row(rng: Rng): Row;
 }
 
@@ -86,7 +88,7 @@ export async function learn(device: Device, task: ToyTask): Promise<Learned> {
     }),
   );
   const model = buildModel(config.model);
-  const params = initialise(model, device, 1);
+  const params = task.from ?? initialise(model, device, 1);
   const step = new TrainStep(device, model, params, config, length);
   const evaluation = new EvalStep(device, model, params, config, length);
   const batch = createBatch(rows, length);
