@@ -27,11 +27,12 @@ export async function interleave(
   ours: () => Promise<number> | number,
   peer: (() => Promise<number>) | null,
   rounds: number,
+  warm = true,
 ): Promise<{ ours: number; peer: number | null; ratio: number | null; spread: number }> {
   const a: number[] = [];
   const b: number[] = [];
-  await ours(); // warm-up
-  if (peer) await peer();
+  if (warm) await ours();
+  if (warm && peer) await peer();
   for (let k = 0; k < rounds; k++) {
     a.push(await ours());
     if (peer) b.push(await peer());

@@ -9,6 +9,10 @@ const benches: Record<string, () => Promise<{ run: Bench }>> = {
   tokenizer: () => import('./tokenizer.ts') as Promise<{ run: Bench }>,
   overhead: () => import('./overhead.ts'),
   moe: () => import('./moe.ts'),
+  attention: () => import('./attention.ts'),
+  'block-sparse': () => import('./block-sparse.ts'),
+  'lsh-attention': () => import('./lsh-attention.ts'),
+  hyena: () => import('./hyena.ts'),
 };
 
 const args = process.argv.slice(2);
@@ -23,7 +27,11 @@ const format = (r: Row): string => {
     typeof r.gflops === 'number'
       ? `  ${digits(r.gflops)} GFLOP/s  ${digits(r.gbps as number)} GB/s  ${((r.share as number) * 100).toFixed(1)}%`
       : '';
-  return `${r.name.padEnd(44)} ${digits(r.ours).padStart(8)} ${r.unit}${peer}${rates}`;
+  const memory =
+    typeof r.memoryRatio === 'number'
+      ? `  ${((r.bytes as number) / 1e6).toFixed(0)} MB, ratio ${r.memoryRatio.toFixed(2)}`
+      : '';
+  return `${r.name.padEnd(44)} ${digits(r.ours).padStart(8)} ${r.unit}${peer}${rates}${memory}`;
 };
 
 if (args.includes('--help')) process.stdout.write(`${usage}\n`);

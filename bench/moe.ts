@@ -115,6 +115,7 @@ export async function* run(): AsyncIterable<Row> {
       );
     for (const [E, k] of [
       [8, 1],
+      [8, 2],
       [16, 1],
       [64, 1],
       [32, 4],

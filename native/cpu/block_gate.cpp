@@ -6,7 +6,7 @@
 //   dz = p (dm - sum p dm),   dt = dz c2,   dc2 = dz^T t.
 // Logits, probabilities and noise of a chunk of rows live in scratch memory; of the size [rows, F] only h, a and their
 // gradients exist, as in a dense layer. Rows may be grouped, each group with a controller of its own.
-#include "block_gate.h"
+#include "block_gate_lanes.h"
 
 #include "gemm.h"
 
@@ -68,6 +68,12 @@ void pack(Controller& k, void* room) {
 
 void forward_row(const BlockGate& o, float* z, const float* noise, const void* h, int32_t th, int64_t at, void* a,
                  int32_t ta, int32_t* index, bool recalled, float* room) {
+  if (fits_lanes(o.N)) {
+    float* const out = target(a, ta, at, z);
+    lanes_forward(o, z, noise, fetch(h, th, at, o.F, room), out, index, recalled);
+    finish(a, ta, at, o.F, out);
+    return;
+  }
   for (int64_t b = 0; b < o.A; b++)
     if (!recalled) index[b] = static_cast<int32_t>(choose(z + b * o.N, noise ? noise + b * o.N : nullptr, o.tau, o.N));
   if (!o.hard || o.multiply)
@@ -187,7 +193,8 @@ void block_gate_bwd(const Call& c) {
           const int64_t at = (r0 + q) * F;
           const float *h = fetch(c.p[5], c.t[5], at, F, room), *da = fetch(c.p[4], c.t[4], at, F, room + F);
           float *p = z + q * F, *dh = target(c.p[0], c.t[0], at, room + 2 * F);
-          for (int64_t b = 0; b < o.A; b++) {
+          if (fits_lanes(o.N)) lanes_backward(o, p, h, da, dh, index + (r0 + q) * o.A);
+          else for (int64_t b = 0; b < o.A; b++) {
             softmax_block(p + b * o.N, o.N);
             backward_block(o, p + b * o.N, h + b * o.N, da + b * o.N, dh + b * o.N, index[(r0 + q) * o.A + b]);
           }

@@ -1,4 +1,5 @@
-// One row of a block gate: choice, softmax and gradients within blocks of N units. See block_gate.cpp.
+// One row of a block gate: choice, softmax and gradients within blocks of N units. See block_gate.cpp. Blocks that divide
+// a vector go many at a time (block_gate_lanes.h), others one by one.
 #pragma once
 #include "random_philox.h"
 
@@ -14,15 +15,47 @@ struct BlockGate {
 // u of Gumbel noise lies in [U_EDGE, 1 - U_EDGE], so that -ln(-ln u) is finite.
 constexpr float U_EDGE = 1e-6f, U_WIDTH = 1.0f - 2e-6f;
 
-// Where u is near 1, ln u is taken as ln(1 - v) of the small v = 1 - u, with the rounding of 1 - v put back to first
-// order: the largest noise values keep their precision.
-ANSATZ_INLINE vf gumbel(vu word) {
-  const vf upper = unit(word), v = U_EDGE + U_WIDTH * (1.0f - upper);
-  const vi near_one = v < 0.25f;
-  const vf u = select(near_one, 1.0f - v, U_EDGE + U_WIDTH * upper);
-  const vf lost = select(near_one, ((1.0f - u) - v) / u, splat(0.0f));
-  return -vlog(-(vlog(u) + lost));
+#define ANSATZ_EACH(statement) \
+  _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++) statement
+
+// vlog of four vectors of x in [2^-126, inf): the same bits without its cases. Operation by operation, since a chain as
+// long as this one fills the CPU's queues before the next vector's begins.
+ANSATZ_INLINE void log_normal(vf x[4]) {
+  vf m[4], y[4], z[4], e[4];
+  ANSATZ_EACH(e[j] = __builtin_convertvector(((vi)x[j] >> 23) - 126, vf));
+  ANSATZ_EACH(m[j] = (vf)(((vi)x[j] & 0x007fffff) | 0x3f000000));   // [0.5, 1)
+  ANSATZ_EACH(z[j] = m[j] + m[j] - 1.0f);
+  ANSATZ_EACH(e[j] = m[j] < 0.707106781186547524f ? e[j] - 1.0f : e[j]);
+  ANSATZ_EACH(m[j] = m[j] < 0.707106781186547524f ? z[j] : m[j] - 1.0f);
+  ANSATZ_EACH(z[j] = m[j] * m[j]);
+  ANSATZ_EACH(y[j] = m[j] * 7.0376836292e-2f - 1.1514610310e-1f);
+  ANSATZ_EACH(y[j] = y[j] * m[j] + 1.1676998740e-1f);
+  ANSATZ_EACH(y[j] = y[j] * m[j] - 1.2420140846e-1f);
+  ANSATZ_EACH(y[j] = y[j] * m[j] + 1.4249322787e-1f);
+  ANSATZ_EACH(y[j] = y[j] * m[j] - 1.6668057665e-1f);
+  ANSATZ_EACH(y[j] = y[j] * m[j] + 2.0000714765e-1f);
+  ANSATZ_EACH(y[j] = y[j] * m[j] - 2.4999993993e-1f);
+  ANSATZ_EACH(y[j] = y[j] * m[j] + 3.3333331174e-1f);
+  ANSATZ_EACH(y[j] = y[j] * m[j] * z[j] + e[j] * -2.12194440e-4f - 0.5f * z[j]);
+  ANSATZ_EACH(x[j] = m[j] + y[j] + e[j] * 0.693359375f);
 }
+
+// -ln(-ln u) of four vectors of random words. Where u is near 1, ln u is taken as ln(1 - v) of the small v = 1 - u, with
+// the rounding of 1 - v put back to first order (divided by u, which 1 + v does well enough): the largest noise values
+// keep their precision.
+ANSATZ_INLINE void gumbel(const vu word[4], vf g[4]) {
+  vf u[4], v[4], lost[4];
+  ANSATZ_EACH(u[j] = unit(word[j]));
+  ANSATZ_EACH(v[j] = U_EDGE + U_WIDTH * (1.0f - u[j]));
+  ANSATZ_EACH(u[j] = select(v[j] < 0.25f, 1.0f - v[j], U_EDGE + U_WIDTH * u[j]));
+  ANSATZ_EACH(lost[j] = select(v[j] < 0.25f, ((1.0f - u[j]) - v[j]) * (1.0f + v[j]), splat(0.0f)));
+  ANSATZ_EACH(g[j] = u[j]);
+  log_normal(g);
+  ANSATZ_EACH(g[j] = -(g[j] + lost[j]));
+  log_normal(g);
+  ANSATZ_EACH(g[j] = -g[j]);
+}
+#undef ANSATZ_EACH
 
 // Noise of elements [first, first + n), which begin at the returned place; `room` holds n + 4 + 4 W floats.
 inline const float* gumbel_row(const Stream& s, int64_t first, int64_t n, float* room) {
@@ -31,7 +64,7 @@ inline const float* gumbel_row(const Stream& s, int64_t first, int64_t n, float*
     vu words[4];
     vf w[4];
     philox(s, (first + k) / 4, words);
-    for (int j = 0; j < 4; j++) w[j] = gumbel(words[j]);
+    gumbel(words, w);
     interleave(w);
     for (int j = 0; j < 4; j++) store(room + k + j * W, w[j]);
   }

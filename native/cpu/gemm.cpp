@@ -2,6 +2,7 @@
 #include "gemm.h"
 
 #include "../core/pool.h"
+#include "gemm_panels.h"
 #include "gemm_thin.h"
 
 namespace ansatz {
@@ -14,39 +15,8 @@ constexpr int64_t A_WORDS = 64 << 10;   // packed rows a task holds: 256 KB, of 
 constexpr int64_t TASK_COLS = 256;
 constexpr int64_t SHARED_KC = 512;      // steps of one pass where threads share both packed operands
 constexpr int64_t SHARED_BYTES = 16 << 20;   // of packed panels in the last-level cache
-constexpr int64_t FAR_STEPS = 512;      // longer column panels are fetched ahead
-
-ANSATZ_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-ANSATZ_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-ANSATZ_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Packed row panels [i0, i1) times packed column panels [j0, j1). `sums` (one per tile, or null when K is done in one
-// pass) carries partial sums between passes.
-template <bool DOT>
-inline void multiply_panels(const Gemm& g, const uint32_t* a, int64_t i0, int64_t i1, const uint32_t* b, int64_t j0,
-                            int64_t j1, int64_t steps, TileSums* sums, bool first, bool last) {
-  const int64_t a_stride = panel_words(steps, MR), b_stride = panel_words(steps, NR);
-  const int64_t share = ceil_div(b_stride * 4, (i1 - i0) * 64) * 64;
-  for (int64_t j = j0; j < j1; j++, b += b_stride) {
-    const uint32_t* ap = a;
-    const int cols = static_cast<int>(min64(NR, g.n - j * NR));
-    for (int64_t i = i0; i < i1; i++, ap += a_stride) {
-      const int rows = static_cast<int>(min64(MR, g.m - i * MR));
-      const TileOut o = tile_out(g, i * MR, j * NR);
-      const TileFn fn = tile_of<DOT>(rows);
-      // The next panel comes from a farther cache: ask for a share of it before each tile.
-      if (steps > FAR_STEPS && j + 1 < j1) {
-        const char* const next = reinterpret_cast<const char*>(b + b_stride) + (i - i0) * share;
-        for (int64_t at = 0; at < share; at += 64) __builtin_prefetch(next + at, 0, 2);
-      }
-      TileSums edge;
-      TileSums* const s = sums ? sums++ : &edge;
-      const bool direct = last && cols == NR && !g.c_transposed;
-      fn(ap, b, steps, first ? nullptr : s, direct ? nullptr : s, o);
-      if (last && !direct) finish_edge(*s, rows, cols, g.c_transposed, o);
-    }
-  }
-}
+constexpr int64_t PIECE_BYTES = 64 << 10;    // of B that is on its way while the piece before it is multiplied, ...
+constexpr int64_t BAND_BYTES = 128 << 10;    // ... and where a piece is a band of whole rows of B
 
 template <WordKind KIND> struct Engine {
   static constexpr bool DOT = KIND == PAIRS;
@@ -99,6 +69,38 @@ template <WordKind KIND> struct Engine {
           multiply_panels<DOT>(g, pa, i, ie, pb, j, je, n, passes > 1 ? sums + i * (je - j) : nullptr, p == 0,
                                p + 1 == passes);
         }
+      }
+    }
+  }
+
+  // As `tall`, for few rows: their panels of a pass fit in the cache at once. B goes through in pieces, each packed and
+  // used once; the next one is on its way from memory while one is multiplied. Where K is contiguous a piece is a
+  // column panel, otherwise a band of B's rows over all columns, so that memory is read in long runs.
+  static void streamed(const Gemm& g, int thread) {
+    const int64_t all_steps = step_count(KIND, g.k), mt = ceil_div(g.m, MR), nt = ceil_div(g.n, NR);
+    const int64_t step_bytes = NR * PER_STEP * dtype_bytes(g.b.dtype);   // of B, a step of one panel
+    const int64_t length = g.b.k_contiguous ? KC : max64(16, min64(KC, BAND_BYTES / (nt * step_bytes)));
+    const int64_t steps = min64(all_steps, length), passes = max64(1, ceil_div(all_steps, length));
+    if (mt * panel_words(steps, MR) > A_WORDS) return tall(g, thread);
+    const int64_t piece = g.b.k_contiguous ? max64(1, PIECE_BYTES / (max64(1, steps) * step_bytes)) : nt;
+    const int64_t tiles = passes > 1 ? mt * nt : 0;
+    char* const own = static_cast<char*>(
+        pool_scratch(thread, 0, mt * panel_words(steps, MR) * 4 + 64 + tiles * int64_t(sizeof(TileSums))));
+    TileSums* const sums = reinterpret_cast<TileSums*>(own);
+    uint32_t* const pa = reinterpret_cast<uint32_t*>(own + tiles * int64_t(sizeof(TileSums)));
+    uint32_t* const pb = static_cast<uint32_t*>(pool_scratch(thread, 1, piece * panel_words(steps, NR) * 4));
+    for (int64_t p = 0; p < passes; p++) {
+      const int64_t k0 = p * length * PER_STEP, k1 = min64(g.k, k0 + length * PER_STEP), n = step_count(KIND, k1 - k0);
+      pack<KIND, MR>(pa, g.a, g.m, 0, mt, k0, k1);
+      for (int64_t j = 0; j < nt; j += piece) {
+        const int64_t je = min64(nt, j + piece);
+        pack<KIND, NR>(pb, g.b, g.n, j, je, k0, k1);
+        Ahead next = {};
+        if (je < nt) next = place(g, g.b.data, je, min64(nt, je + piece), k0, k1);
+        else if (k1 < g.k) next = place(g, g.b.data, 0, min64(nt, piece), k1, min64(g.k, k1 + length * PER_STEP));
+        else if (g.b_next) next = place(g, g.b_next, 0, min64(nt, piece), 0, min64(g.k, length * PER_STEP));
+        multiply_panels<DOT, true>(g, pa, 0, mt, pb, j, je, n, passes > 1 ? sums + j * mt : nullptr, p == 0,
+                                   p + 1 == passes, &next);
       }
     }
   }
@@ -250,6 +252,7 @@ void matmul(const Call& call) {
   g.k = K;
   g.a = {call.p[1], call.t[1], I[4] ? M : K, I[4] == 0};
   g.b = {call.p[2], call.t[2], I[5] ? K : N, I[5] != 0};
+  g.b_next = nullptr;
   g.b_packed = nullptr;
   g.c = call.p[0];
   g.c_dtype = call.t[0];
@@ -261,6 +264,7 @@ void matmul(const Call& call) {
   g.alpha = static_cast<float>(call.f[0]);
   g.bf16_products = I[9] != 0;
   g.c_transposed = false;
+  g.c_once = false;
   if (batch <= 0 || M <= 0 || N <= 0) return;
   // A shared B and rows that follow each other across the batch: one tall product.
   if (batch > 1 && strides[2] == 0 && I[4] == 0 && strides[1] == M * K && strides[0] == M * N) {
@@ -306,12 +310,13 @@ void ANSATZ_GEMM_TASK(const Gemm& g, int thread) {
   if (g.m <= 0 || g.n <= 0) return;
   if (g.bf16_products) Engine<BF16_WORDS>::whole(upright(g), thread);
   else Engine<FLOATS>::whole(upright(g), thread);
+  if (g.c_once) stores_done();
 }
 
 void ANSATZ_GEMM_ROWS(const Gemm& g, int thread) {
   if (g.m <= 0 || g.n <= 0) return;
-  if (g.bf16_products) Engine<BF16_WORDS>::tall(g, thread);
-  else Engine<FLOATS>::tall(g, thread);
+  if (g.bf16_products) Engine<BF16_WORDS>::streamed(g, thread);
+  else Engine<FLOATS>::streamed(g, thread);
 }
 
 }  // namespace ansatz

@@ -20,6 +20,7 @@ struct GemmOperand {
 struct Gemm {
   int64_t m, n, k;
   GemmOperand a, b;
+  const void* b_next;     // for ANSATZ_GEMM_ROWS: another B of this shape, which this thread will want next, or null
   const void* b_packed;   // B as ANSATZ_GEMM_PACK left it (b is then not read), or null
   void* c;                // element (i, j) at i * ldc + j
   int32_t c_dtype;
@@ -31,6 +32,7 @@ struct Gemm {
   float alpha;
   bool bf16_products;     // operands are rounded to bf16; sums are f32 either way
   bool c_transposed;      // element (i, j) of C and addend at j * ldc + i, and bias has m values
+  bool c_once;            // f32 C that nobody reads soon: written past the caches where its rows are whole lines
 };
 
 #define ANSATZ_GEMM_RUN ANSATZ_CAT(gemm_run_, , , ANSATZ_LEVEL)
@@ -48,7 +50,8 @@ void ANSATZ_GEMM_PACK(const Gemm& g, void* packed);
 // The same product on the calling thread, for use inside a pool task. Scratch slots 0 and 1 of that thread;
 // b_packed is not used here.
 void ANSATZ_GEMM_TASK(const Gemm& g, int thread);
-// The same where the number of rows comes from data: a row's bits do not depend on m (no other path for few rows).
+// The same where the number of rows comes from data: a row's bits do not depend on m (no other path for few rows). B is
+// fetched ahead of its use, for products whose time is that of reading B.
 void ANSATZ_GEMM_ROWS(const Gemm& g, int thread);
 
 }  // namespace ansatz

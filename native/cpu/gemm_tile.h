@@ -38,6 +38,7 @@ struct TileOut {
   int64_t ldc;
   int32_t c_dtype, addend_dtype, bias_dtype;
   float alpha;
+  bool once;              // C goes past the caches (f32, whole lines)
 };
 
 ANSATZ_INLINE int64_t dtype_bytes(int32_t t) { return t == BF16 ? 2 : 4; }
@@ -62,8 +63,43 @@ ANSATZ_INLINE TileOut tile_out(const Gemm& g, int64_t i, int64_t j) {
   o.addend_dtype = g.addend_dtype;
   o.bias_dtype = g.bias_dtype;
   o.alpha = g.alpha;
+  o.once = g.c_once && g.c_dtype == F32 && reinterpret_cast<uintptr_t>(g.c) % 64 == 0 && g.ldc % 16 == 0;
   return o;
 }
+
+// A store that does not read the line first, and leaves the caches to others. Ordered by stores_done().
+ANSATZ_INLINE void store_once(float* p, vf x) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(p, (__m512)x);
+#elif defined(__AVX2__)
+  _mm256_stream_ps(p, (__m256)x);
+#else
+  store(p, x);
+#endif
+}
+ANSATZ_INLINE void stores_done() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
+
+// Lines of memory that are asked for, one after the other, while a tile is computed: `rows` of `width` bytes each, of
+// which `left` remain in the first, `gap` bytes between them.
+struct Ahead {
+  const char* at;
+  int64_t rows, width, gap, left;
+
+  ANSATZ_INLINE void ask() {
+    if (rows <= 0) return;
+    __builtin_prefetch(at, 0, 2);   // into the L2 cache: the L1 holds the panels in use
+    at += 64;
+    left -= 64;
+    if (left > 0) return;
+    at += left + gap;
+    left = width;
+    rows--;
+  }
+};
 
 // The addend's lines are asked for before the tile is computed, so that adding them at its end does not wait.
 ANSATZ_INLINE void fetch_addend(const TileOut& o, int rows) {
@@ -110,6 +146,13 @@ template <int ROWS> ANSATZ_INLINE void finish_full(vf (&acc)[ROWS][NV], const Ti
       for (int j = 0; j < NV; j++) store(c + j * W, acc[i][j]);
   } else {
     float* c = reinterpret_cast<float*>(o.c);
+    if (o.once) {
+#pragma GCC unroll 16
+      for (int i = 0; i < ROWS; i++, c += o.ldc)
+#pragma GCC unroll 4
+        for (int j = 0; j < NV; j++) store_once(c + j * W, acc[i][j]);
+      return;
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++, c += o.ldc)
 #pragma GCC unroll 4
@@ -117,10 +160,13 @@ template <int ROWS> ANSATZ_INLINE void finish_full(vf (&acc)[ROWS][NV], const Ti
   }
 }
 
-// One tile: `steps` words of the panels a and b. Sums start from `from` (or zero) and go to `to`, or finish C.
-template <int ROWS, bool DOT>
+// One tile: `steps` words of the panels a and b. Sums start from `from` (or zero) and go to `to`, or finish C. Requests
+// of `ahead` are spread over the steps: the memory system drops those that come in bursts.
+template <int ROWS, bool DOT, bool AHEAD>
 inline __attribute__((noinline)) void tile(const uint32_t* a, const uint32_t* b, int64_t steps, const TileSums* from,
-                                           TileSums* to, const TileOut& o) {
+                                           TileSums* to, const TileOut& o, Ahead* ahead) {
+  Ahead next = {};
+  if (AHEAD) next = *ahead;
   vf acc[ROWS][NV] = {};
   if (from) {
 #pragma GCC unroll 16
@@ -133,6 +179,10 @@ inline __attribute__((noinline)) void tile(const uint32_t* a, const uint32_t* b,
     vu bv[NV];
 #pragma GCC unroll 4
     for (int j = 0; j < NV; j++) bv[j] = *reinterpret_cast<const vu*>(b + j * W);
+    if (AHEAD) {
+      next.ask();
+      next.ask();
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
       const vu av = vu{} + a[i];
@@ -140,6 +190,7 @@ inline __attribute__((noinline)) void tile(const uint32_t* a, const uint32_t* b,
       for (int j = 0; j < NV; j++) acc[i][j] = multiply_add<DOT>(acc[i][j], av, bv[j]);
     }
   }
+  if (AHEAD) *ahead = next;
   if (!to) {
     finish_full<ROWS>(acc, o);
     return;
@@ -150,10 +201,10 @@ inline __attribute__((noinline)) void tile(const uint32_t* a, const uint32_t* b,
     for (int j = 0; j < NV; j++) store(to->v + i * NR + j * W, acc[i][j]);
 }
 
-using TileFn = void (*)(const uint32_t*, const uint32_t*, int64_t, const TileSums*, TileSums*, const TileOut&);
+using TileFn = void (*)(const uint32_t*, const uint32_t*, int64_t, const TileSums*, TileSums*, const TileOut&, Ahead*);
 
-#define ANSATZ_TILE(R) tile < (R) <= MR ? (R) : MR, DOT >
-template <bool DOT> ANSATZ_INLINE TileFn tile_of(int rows) {
+#define ANSATZ_TILE(R) tile < (R) <= MR ? (R) : MR, DOT, AHEAD >
+template <bool DOT, bool AHEAD> ANSATZ_INLINE TileFn tile_of(int rows) {
   static constexpr TileFn table[16] = {
       nullptr,         ANSATZ_TILE(1),  ANSATZ_TILE(2),  ANSATZ_TILE(3),  ANSATZ_TILE(4), ANSATZ_TILE(5),
       ANSATZ_TILE(6),  ANSATZ_TILE(7),  ANSATZ_TILE(8),  ANSATZ_TILE(9),  ANSATZ_TILE(10), ANSATZ_TILE(11),

@@ -9,7 +9,9 @@ namespace {
 
 constexpr int64_t GRAIN = 32768;            // elements of a task that moves rows
 constexpr int64_t ROWS = 512, COLS = 256;   // of the result of a task that multiplies
+constexpr int64_t WIDE = 512, SMALL = 128;  // columns of a task where groups have at most SMALL rows on average
 constexpr int64_t FEW = 4;                  // where no group can be larger, the product for few rows reads B once
+constexpr int64_t ONCE_BYTES = 16 << 20;    // results larger than this leave the caches before anybody reads them
 
 ANSATZ_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 ANSATZ_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -169,6 +171,9 @@ bool offsets_fit(const int32_t* offsets, int64_t E, int64_t R) {
   return true;
 }
 
+// Columns of a task's result. Groups with few rows are bound by reading B or writing C: longer runs of memory are faster.
+int64_t columns_a_task(int64_t rows, int64_t groups) { return rows <= groups * SMALL ? WIDE : COLS; }
+
 void grouped_matmul(const Call& c) {
   const int32_t* offsets = c.ptr<const int32_t>(3);
   const int64_t R = c.i[0], E = c.i[1], N = c.i[2], K = c.i[3], transB = c.i[4], most = c.i[5];
@@ -178,23 +183,31 @@ void grouped_matmul(const Call& c) {
   const char* const b = c.ptr<const char>(2);
   const int64_t out_row = N * bytes_of(c.t[0]), a_row = K * bytes_of(c.t[1]), b_size = N * K * bytes_of(c.t[2]);
   const int64_t used = offsets[E];
-  // tile[i]: group and first row of the i-th piece of at most ROWS rows.
-  struct Tile { int32_t group, row; };
+  // Pieces of groups, of about ROWS rows and of one size in a group: a rest of few rows would read all of B for little.
+  struct Tile { int32_t group, row, rows; };
   Tile* const tile = static_cast<Tile*>(pool_scratch(0, 3, (E + R / ROWS + 1) * int64_t(sizeof(Tile))));
   int64_t tiles = 0;
-  for (int64_t e = 0; e < E; e++)
-    for (int64_t r = offsets[e]; r < offsets[e + 1]; r += ROWS)
-      tile[tiles++] = {static_cast<int32_t>(e), static_cast<int32_t>(r)};
-  const int64_t columns = ceil_div(N, COLS);
+  for (int64_t e = 0; e < E; e++) {
+    const int64_t size = offsets[e + 1] - offsets[e], pieces = (size + ROWS / 2) / ROWS;
+    const int64_t rows = pieces > 1 ? ceil_div(size, pieces) : size;
+    for (int64_t r = 0; r < size; r += rows)
+      tile[tiles++] = {static_cast<int32_t>(e), static_cast<int32_t>(offsets[e] + r),
+                       static_cast<int32_t>(least(rows, size - r))};
+  }
+  const int64_t width = columns_a_task(used, tiles), columns = ceil_div(N, width);
+  const auto matrix = [&](int64_t task) {   // the columns of B that a task multiplies with
+    return b + tile[task / columns].group * b_size + task % columns * width * (transB ? K : 1) * bytes_of(c.t[2]);
+  };
   parallel(tiles * columns, [&](int64_t task, int thread) {
     const Tile at = tile[task / columns];
-    const int64_t j = task % columns * COLS;
+    const int64_t j = task % columns * width, later = task + pool_threads();
     Gemm g = {};
-    g.m = least(ROWS, offsets[at.group + 1] - at.row);
-    g.n = least(COLS, N - j);
+    g.m = at.rows;
+    g.n = least(width, N - j);
     g.k = K;
     g.a = {a + at.row * a_row, c.t[1], K, true};
-    g.b = {b + at.group * b_size + j * (transB ? K : 1) * bytes_of(c.t[2]), c.t[2], transB ? K : N, transB != 0};
+    g.b = {matrix(task), c.t[2], transB ? K : N, transB != 0};
+    g.b_next = later < tiles * columns && g.n == width ? matrix(later) : nullptr;
     g.c = out + at.row * out_row + j * bytes_of(c.t[0]);
     g.c_dtype = c.t[0];
     g.ldc = N;
@@ -211,12 +224,12 @@ void grouped_matmul_weight(const Call& c) {
   const int64_t R = c.i[0], E = c.i[1], M = c.i[2], N = c.i[3];
   if (!offsets_fit(offsets, E, R) || M == 0 || N == 0) return;
   const int64_t a_row = M * bytes_of(c.t[1]), b_row = N * bytes_of(c.t[2]), size = bytes_of(c.t[0]);
-  const int64_t columns = ceil_div(N, COLS), bands = ceil_div(M, ROWS);
+  const int64_t width = columns_a_task(offsets[E], E), columns = ceil_div(N, width), bands = ceil_div(M, ROWS);
   parallel(E * bands * columns, [&](int64_t task, int thread) {
-    const int64_t e = task / (bands * columns), i = task / columns % bands * ROWS, j = task % columns * COLS;
+    const int64_t e = task / (bands * columns), i = task / columns % bands * ROWS, j = task % columns * width;
     Gemm g = {};
     g.m = least(ROWS, M - i);
-    g.n = least(COLS, N - j);
+    g.n = least(width, N - j);
     g.k = offsets[e + 1] - offsets[e];
     g.a = {c.ptr<const char>(1) + offsets[e] * a_row + i * bytes_of(c.t[1]), c.t[1], M, false};
     g.b = {c.ptr<const char>(2) + offsets[e] * b_row + j * bytes_of(c.t[2]), c.t[2], N, false};
@@ -225,6 +238,7 @@ void grouped_matmul_weight(const Call& c) {
     g.ldc = N;
     g.alpha = static_cast<float>(c.f[0]);
     g.bf16_products = c.i[4] != 0;
+    g.c_once = E * M * N * size > ONCE_BYTES;
     if (g.k > 0) return ANSATZ_GEMM_TASK(g, thread);
     for (int64_t r = 0; r < g.m; r++) std::memset(static_cast<char*>(g.c) + r * N * size, 0, static_cast<size_t>(g.n * size));
   });

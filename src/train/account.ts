@@ -40,8 +40,10 @@ export interface Account {
 }
 
 const productKernels = new Set([
+  'block_attention',
+  ...['block_attention', 'lsh_attention'],
   ...['matmul', 'attention', 'linear_cross_entropy', 'conv1d', 'grouped_matmul'],
-  ...['block_gate', 'factored_linear', 'factored_cross_entropy', 'module_conv'],
+  ...['block_gate', 'factored_linear', 'factored_cross_entropy', 'module_conv', 'short_conv', 'long_conv'],
 ]);
 
 /** FLOPs of the kernels that utilisation counts. */

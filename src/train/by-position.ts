@@ -8,6 +8,7 @@ import type { TokenBatch } from '../data/types.ts';
 import type { ModelSpec } from '../model/spec.ts';
 import { disposeTree } from '../nn/index.ts';
 import { parseTrainConfig, type TrainConfig } from './config.ts';
+import { type ObjectiveLoss, objectiveLoss } from './evaluate.ts';
 import type { Checkpoint } from './run/checkpoint.ts';
 import { heldOutRows, loadModel, openRunData, rowLength } from './session.ts';
 import { EvalStep } from './step.ts';
@@ -20,6 +21,8 @@ export interface EvaluateOptions {
   /** Look across document borders: long rows of short documents. */
   readonly crossDocuments?: boolean;
   readonly maxTokens?: number;
+  /** Also the loss of the run's own objective. */
+  readonly objective?: boolean;
   onProgress?(done: number, total: number): void;
 }
 
@@ -41,6 +44,8 @@ export interface Evaluation {
   readonly length: number;
   readonly trained: number;
   readonly bins: readonly PositionBin[];
+  /** Where asked for. */
+  readonly objective?: ObjectiveLoss;
 }
 
 /** Sums of losses and of their squares by position. */
@@ -108,19 +113,22 @@ export async function evaluateCheckpoint(
   const changed = evaluationConfig(config, options);
   const length = rowLength(changed);
   const data = openRunData(changed);
-  const { device, model, params } = await loadModel(changed, checkpoint).catch((error) => {
+  const loaded = await loadModel(changed, checkpoint).catch((error) => {
     data.close();
     throw error;
   });
+  const { device, model, params } = loaded;
   const { loader, encoder, batches } = heldOutRows(changed, data, options.maxTokens);
   const step = new EvalStep(device, model, params, changed, length, encoder);
   const sums = new PositionSums(length);
+  let objective: ObjectiveLoss | undefined;
   try {
     let done = 0;
     for (const batch of batches()) {
       sums.add(batch, await step.rows(batch), encoder > 0 || !changed.data.crossDocuments);
       options.onProgress?.(++done, loader.batches);
     }
+    if (options.objective) objective = await objectiveLoss(loaded, changed, data, options.maxTokens);
   } finally {
     step.dispose();
     disposeTree(params);
@@ -136,5 +144,6 @@ export async function evaluateCheckpoint(
     length,
     trained: rowLength(config),
     bins: edges.slice(1).map((to, k) => sums.bin(edges[k], to)),
+    ...(objective && { objective }),
   };
 }

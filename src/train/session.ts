@@ -1,10 +1,11 @@
 /** What a run reads and holds: its data, its model, its parameters; and how they are saved and restored. */
 import { join } from 'node:path';
-import type { HostArray } from '../backend/dtype.ts';
+import { type HostArray, isBlock } from '../backend/dtype.ts';
 import { AnsatzError } from '../backend/errors.ts';
 import { type Device, openDevice } from '../backend/index.ts';
 import { Loader } from '../data/loader.ts';
 import { HeldOutLoader } from '../data/loader-held-out.ts';
+import type { Packing } from '../data/packing.ts';
 import { createObjectivePacking, rowOf } from '../data/packing-objective.ts';
 import { readBaselines, tokenizerHash } from '../data/prepare.ts';
 import { openTokens } from '../data/shards.ts';
@@ -63,15 +64,19 @@ export function openRunData(config: TrainConfig): RunData {
   };
 }
 
-export function trainLoader(config: TrainConfig, data: RunData): Loader {
-  const packing = createObjectivePacking(data.train, {
+/** Rows of a text as the run's objective makes them. */
+export const objectivePacking = (config: TrainConfig, data: RunData, text: TokenData, seed: number): Packing =>
+  createObjectivePacking(text, {
     length: rowLength(config),
     mode: config.data.packing,
-    seed: config.seed,
+    seed,
     objective: objectiveOf(config),
     vocabulary: vocabularyOf(data.tokenizer),
     name: canonicalJson(config.objective as JsonObject),
   });
+
+export function trainLoader(config: TrainConfig, data: RunData): Loader {
+  const packing = objectivePacking(config, data, data.train, config.seed);
   return new Loader([{ name: 'train', packing }], { batch: config.batch, seed: config.seed });
 }
 
@@ -98,6 +103,7 @@ export function heldOutRows(
 
 /** A tensor as a source of bytes for safetensors. */
 export function tensorSource(name: string, t: Tensor): TensorSource {
+  if (isBlock(t.dtype)) throw new AnsatzError(`${name} is a ${t.dtype} tensor, which checkpoints do not hold`);
   const dtype = { f32: 'F32', bf16: 'BF16', i32: 'I32', u8: 'U8' }[t.dtype] as TensorSource['dtype'];
   return { name, dtype, shape: t.shape, data: () => t.bits() };
 }

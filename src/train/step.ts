@@ -263,8 +263,9 @@ export class EvalStep {
     length: number,
     /** Positions of an encoder's rows, for models that have one. */
     encoder = 0,
+    batch = new DeviceBatch(device, config.batch, length, encoder > 0 || !config.data.crossDocuments, { encoder }),
   ) {
-    this.batch = new DeviceBatch(device, config.batch, length, encoder > 0 || !config.data.crossDocuments, { encoder });
+    this.batch = batch;
     model.prepare(device);
     this.captured = capture(device, () =>
       noGrad(() => ({

@@ -3,33 +3,23 @@ import { mkdirSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { AnsatzError } from '../backend/errors.ts';
-import { bitsPerByte } from '../data/baselines.ts';
-import type { Loader, LoaderState } from '../data/loader.ts';
-import { tokenizerHash } from '../data/prepare.ts';
+import type { Loader } from '../data/loader.ts';
 import { writeAtomically } from '../data/shards-write.ts';
 import type { TokenBatch } from '../data/types.ts';
 import { disposeTree } from '../nn/index.ts';
 import { type Account, accountFor, refuseWhatDoesNotFit } from './account.ts';
 import { parseTrainConfig, type TrainConfig } from './config.ts';
+import { type HeldOutLoss, heldOutLoss } from './evaluate.ts';
 import { startFrom } from './from.ts';
 import { trainBatch } from './objective.ts';
 import { measurePeak } from './peak.ts';
-import { type Checkpoint, latestCheckpoint, saveCheckpoint, supersedeAfter } from './run/checkpoint.ts';
+import { type Checkpoint, latestCheckpoint, supersedeAfter } from './run/checkpoint.ts';
 import type { EventWriter } from './run/event-log.ts';
 import type { NewRunEvent, RunEvent, RunStatus } from './run/events.ts';
 import type { RunFolder } from './run/folder.ts';
-import {
-  freshModel,
-  heldOutRows,
-  type LoadedModel,
-  loadTensors,
-  openRunData,
-  type RunData,
-  rowLength,
-  tensorSource,
-  trainLoader,
-} from './session.ts';
-import { EvalStep, TrainStep } from './step.ts';
+import { type Progress, restoreRun, saveRun } from './saving.ts';
+import { freshModel, type LoadedModel, openRunData, type RunData, rowLength, trainLoader } from './session.ts';
+import { TrainStep } from './step.ts';
 
 export interface TrainOptions {
   /** Continue from the newest valid checkpoint. */
@@ -46,16 +36,7 @@ export interface TrainSummary {
   readonly tokens: number;
   readonly loss: number;
   readonly elapsed: number;
-  readonly heldOut: { loss: number; bitsPerByte: number } | undefined;
-}
-
-interface Progress {
-  step: number;
-  tokens: number;
-  /** Targets trained on so far. */
-  lossTokens: number;
-  elapsed: number;
-  skipsInARow: number;
+  readonly heldOut: HeldOutLoss | undefined;
 }
 
 /**
@@ -74,15 +55,15 @@ export async function train(run: RunFolder, options: TrainOptions = {}): Promise
 }
 
 class Trainer {
-  private readonly folder: RunFolder;
+  readonly folder: RunFolder;
   private readonly log: EventWriter;
   private readonly options: TrainOptions;
   private readonly loaded: LoadedModel;
-  private readonly config: TrainConfig;
-  private readonly data: RunData;
+  readonly config: TrainConfig;
+  readonly data: RunData;
   private readonly account: Account;
-  private readonly loader: Loader;
-  private readonly step: TrainStep;
+  readonly loader: Loader;
+  readonly step: TrainStep;
   private readonly batches: TokenBatch[];
   private at: Progress = { step: 0, tokens: 0, lossTokens: 0, elapsed: 0, skipsInARow: 0 };
   private loss = Number.NaN;
@@ -299,64 +280,21 @@ class Trainer {
     return performance.now();
   }
 
-  private async evaluate(maxTokens?: number): Promise<{ loss: number; bitsPerByte: number }> {
-    const { config, loaded } = this;
-    const { loader, encoder, batches } = heldOutRows(config, this.data, maxTokens);
-    const step = new EvalStep(loaded.device, loaded.model, loaded.params, config, rowLength(config), encoder);
-    let nats = 0;
-    let targets = 0;
-    try {
-      for (const batch of batches()) {
-        const r = await step.run(batch);
-        nats += r.nats;
-        targets += r.targets;
-      }
-    } finally {
-      step.dispose();
-    }
-    const result = { loss: nats / targets, bitsPerByte: bitsPerByte(nats, loader.textBytes) };
+  private async evaluate(maxTokens?: number): Promise<HeldOutLoss> {
+    const result = await heldOutLoss(this.loaded, this.config, this.data, maxTokens);
     this.emit({ event: 'eval', step: this.at.step, tokens: this.at.tokens, ...result, baselines: this.data.baselines });
     return result;
   }
 
   private async save(): Promise<void> {
-    const { keepLast, keepEvery } = this.config.checkpoint;
-    const contents = {
-      tensors: {
-        model: this.step.params.map((p) => tensorSource(p.path, p.tensor)),
-        optimizer: [...this.step.optimiser.state].map(([name, t]) => tensorSource(name, t)),
-      },
-      state: {
-        ...this.at,
-        loader: this.loader.state() as never,
-        seed: this.config.seed,
-        tokenizer: tokenizerHash(this.data.tokenizer),
-      },
-    };
-    const saved = await saveCheckpoint(this.folder, this.at.step, contents, { keepLast, keepEvery });
+    const saved = await saveRun(this, this.at);
     this.savedStep = this.at.step;
     this.emit({ event: 'checkpoint', ...saved });
   }
 
   private async restore(checkpoint: Checkpoint): Promise<void> {
-    await loadTensors(
-      checkpoint,
-      'model',
-      this.step.params.map((p) => [p.path, p.tensor]),
-    );
-    await loadTensors(checkpoint, 'optimizer', this.step.optimiser.state);
-    const {
-      loader,
-      step,
-      tokens,
-      lossTokens = 0,
-      elapsed,
-      skipsInARow,
-    } = checkpoint.state as unknown as Progress & {
-      loader: LoaderState;
-    };
-    this.at = { step, tokens, lossTokens, elapsed, skipsInARow };
-    this.loader.restore(loader);
+    this.at = await restoreRun(checkpoint, this.step, this.loader);
+    const { step } = this.at;
     this.savedStep = step;
     await supersedeAfter(this.folder, step);
     this.emit({ event: 'resumed', step, checkpoint: checkpoint.path });

@@ -3,6 +3,9 @@ import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { before, describe, test } from 'node:test';
+import { type Evaluation, evaluateCheckpoint } from '../../src/train/by-position.ts';
+import { parseTrainConfig } from '../../src/train/config.ts';
+import { latestCheckpoint } from '../../src/train/run/checkpoint.ts';
 import { ansatz, type JsonLine } from '../support/cli.ts';
 import {
   createRun,
@@ -66,6 +69,55 @@ describe('ansatz evaluate', () => {
       assert.ok(Math.abs(mean - r.loss) < 1e-9 * mean);
     }
   });
+
+  test('--objective: of a causal run, the same number', async () => {
+    const { code, stdout, stderr } = await ansatz(['evaluate', run, '--objective', '--json']);
+    assert.equal(code, 0, stderr);
+    const { loss, targets, objective } = result(stdout) as JsonLine & Evaluation;
+    // Ordinary rows are held-out rows.
+    assert.deepEqual({ kind: objective!.kind, targets: objective!.targets }, { kind: 'causal', targets });
+    assert.ok(Math.abs(objective!.loss! - loss) < 1e-6 * loss);
+    const plain = await ansatz(['evaluate', run, '--objective']);
+    assert.match(plain.stdout, /objective causal +[\d.]+ nats a target, [\d.]+K? targets/);
+  });
+
+  for (const [objective, model] of [
+    [{ kind: 'prefix-lm' }, {}],
+    [{ kind: 'prefix-lm' }, { layout: 'encoder-decoder' }],
+    [{ kind: 'fim' }, { vocab: 323 }],
+    [
+      { kind: 'ul2', budget: 32 },
+      { vocab: 640, context: 64 },
+    ],
+  ] as const) {
+    const { kind } = objective;
+    const name = `${kind}${'layout' in model ? ' with an encoder' : ''}`;
+    test(`the loss of ${name} is that of fixed held-out rows`, async () => {
+      const runs = await Promise.all(
+        // The seed decides weights and training rows, not the held-out rows.
+        [1, 2].map(async (seed) => {
+          const folder = await createRun(
+            join(root, `${name}-${seed}`),
+            tinyConfig(data, { steps: 6, batch: 8, seed, objective, model }),
+          );
+          await trainRun(folder);
+          return folder;
+        }),
+      );
+      const evaluated = async (k: number, maxTokens?: number): Promise<Evaluation> => {
+        const checkpoint = await latestCheckpoint(runs[k]);
+        return evaluateCheckpoint(parseTrainConfig(runs[k].config), checkpoint!, { objective: true, maxTokens });
+      };
+      const [a, b, again] = [await evaluated(0), await evaluated(1), await evaluated(0)];
+      assert.deepEqual(a, again);
+      assert.equal(a.objective!.kind, kind);
+      assert.equal(a.objective!.targets, b.objective!.targets);
+      assert.notEqual(a.objective!.loss, b.objective!.loss);
+      if (kind === 'prefix-lm') assert.ok(a.objective!.targets < 0.75 * a.targets);
+      const some = await evaluated(0, a.targets >> 2);
+      assert.ok(some.objective!.targets > 0 && some.objective!.targets < 0.6 * a.objective!.targets);
+    });
+  }
 
   test('plain text has a curve and a table', async () => {
     const { stdout, code } = await ansatz(['evaluate', run, '--by-position', '--length', '64', '--cross-documents']);

@@ -1,7 +1,7 @@
 // Train short, test long: which encodings keep their loss past the length that they were trained at.
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { createBatch, type TokenBatch } from '../../src/data/types.ts';
+import { createBatch } from '../../src/data/types.ts';
 import { buildModel } from '../../src/model/model.ts';
 import { disposeTree, initialise } from '../../src/nn/index.ts';
 import { binEdges, evaluationConfig, PositionSums } from '../../src/train/by-position.ts';
@@ -11,32 +11,16 @@ import { withBlocks } from '../../src/tricks/xpos/index.ts';
 import { Rng } from '../support/kernel-cases/build.ts';
 import { cpu } from '../support/logits.ts';
 import { configOf, smallSpec } from '../support/small-models.ts';
+import { fillBatch, type Row } from '../support/toy-task.ts';
 
-/** A row: tokens, one more than inputs, and which targets count. */
-type Row = (rng: Rng, length: number) => { tokens: number[]; counts(t: number): boolean };
-
-function fill(batch: TokenBatch, rng: Rng, row: Row): TokenBatch {
-  batch.targetCount = 0;
-  for (let b = 0; b < batch.batch; b++) {
-    const { tokens, counts } = row(rng, batch.length);
-    for (let t = 0; t < batch.length; t++) {
-      const at = b * batch.length + t;
-      batch.inputs[at] = tokens[t];
-      batch.targets[at] = counts(t) ? tokens[t + 1] : -1;
-      batch.positions[at] = t;
-      batch.segments[at] = 1;
-      if (counts(t)) batch.targetCount++;
-    }
-  }
-  return batch;
-}
+type Maker = (rng: Rng, length: number) => Row;
 
 interface Task {
   readonly positions: unknown;
   readonly vocab: number;
   readonly length: number;
   readonly steps: number;
-  readonly row: Row;
+  readonly row: Maker;
 }
 
 /** Trains, then gives mean losses: of rows of `length`, all positions from `from` to `to`. */
@@ -56,15 +40,15 @@ async function trained(task: Task) {
   const params = initialise(model, cpu, 1);
   const step = new TrainStep(cpu, model, params, config, length);
   const [batch, rng] = [createBatch(32, length), new Rng('train')];
-  for (let k = 0; k < steps; k++) await step.run(k, [fill(batch, rng, task.row)]);
+  for (let k = 0; k < steps; k++) await step.run(k, [fillBatch(batch, () => task.row(rng, length))]);
   step.dispose();
 
-  const lossesAt = async (rows: Row, long: number, blockwise: boolean): Promise<PositionSums> => {
+  const lossesAt = async (rows: Maker, long: number, blockwise: boolean): Promise<PositionSums> => {
     const c = evaluationConfig(config, { length: long, adapt: (m) => (blockwise ? withBlocks(m, length / 2) : m) });
     const evaluation = new EvalStep(cpu, buildModel(c.model), params, c, long);
     const [held, sums, draw] = [createBatch(c.batch, long), new PositionSums(long), new Rng('held out')];
     for (let k = 0; k < 64 / c.batch; k++) {
-      fill(held, draw, rows);
+      fillBatch(held, () => rows(draw, long));
       sums.add(held, await evaluation.rows(held), false);
     }
     evaluation.dispose();
@@ -74,7 +58,7 @@ async function trained(task: Task) {
 }
 
 /** A word of 6 to 12 letters, again and again: from the second time on it can be copied. */
-const periodic: Row = (rng, length) => {
+const periodic: Maker = (rng, length) => {
   const word = Array.from({ length: rng.int(6, 12) }, () => rng.int(0, 23));
   return { tokens: Array.from({ length: length + 1 }, (_, t) => word[t % word.length]), counts: (t) => t >= 12 };
 };
@@ -118,7 +102,7 @@ describe('copying words of up to 10 letters, then of 20', () => {
   const length = 44;
   /** A word of different letters, a mark, the word again, an end. */
   const copy =
-    (low: number, high: number): Row =>
+    (low: number, high: number): Maker =>
     (rng) => {
       const n = rng.int(low, high);
       const word = rng.shuffled(Array.from({ length: 24 }, (_, k) => k)).slice(0, n);

@@ -3,7 +3,11 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { RefDevice } from '../../src/backend/ref/device.ts';
+import { buildModel } from '../../src/model/model.ts';
 import { parseSpec } from '../../src/model/spec.ts';
+import { buildParametrisation, buildSlot, forwardContext } from '../../src/nn/index.ts';
+import { slotSchema } from '../../src/nn/slots.ts';
+import { scope, Tensor } from '../../src/tensor/index.ts';
 import { accountFor } from '../../src/train/account.ts';
 import { parseTrainConfig } from '../../src/train/config.ts';
 import { extendContext } from '../../src/tricks/position-interpolation/index.ts';
@@ -128,6 +132,70 @@ describe('the same function another way', () => {
       () => extendContext(parseSpec(smallSpec({ positions: 'alibi' })), 32, 'yarn'),
       /only positions 'rope'/,
     );
+  });
+});
+
+describe('encoders, and rows longer than the context', () => {
+  const t5 = { kind: 't5-bias', buckets: 8, maxDistance: 10 };
+
+  test('t5-bias tells past from future in an encoder, unless told otherwise', () => {
+    const biasOf = (causal: boolean, bidirectional?: boolean): number[] => {
+      const dims = { width: 8, depth: 1, vocab: 16, context: 16, tied: true };
+      const { scales } = buildParametrisation({ kind: 'standard' }, { width: 8, depth: 1, headWidth: 8 });
+      const config = slotSchema('positions').parse({
+        ...t5,
+        heads: 1,
+        ...(bidirectional === undefined ? {} : { bidirectional }),
+      });
+      const slot = buildSlot('positions', config, {
+        dims,
+        positions: {},
+        headWidth: 8,
+        layer: 0,
+        scales,
+        zLoss: 0,
+        causal,
+      });
+      const weight = Tensor.from(
+        cpu,
+        Array.from({ length: 8 }, (_, k) => k),
+        [8, 1],
+      );
+      return scope(() => [
+        ...slot.bias!({ weight }, 1, 3, 3, forwardContext({ device: cpu, compute: 'f32' })).dataSync(),
+      ]);
+    };
+    // Distances 2, 1, 0, -1, -2.
+    assert.deepEqual(biasOf(true), [2, 1, 0, 0, 0]);
+    assert.deepEqual(biasOf(false), [2, 1, 0, 5, 6]);
+    assert.deepEqual(biasOf(false, false), biasOf(true));
+    assert.deepEqual(biasOf(true, true), biasOf(false));
+  });
+
+  test('t5-bias: the context does not matter, rows may be longer', async () => {
+    const spec = (context: number) => smallSpec({ context, positions: t5 });
+    const tokens = drawTokens('long', 40);
+    assert.deepEqual(logitsOf(spec(8), tokens), logitsOf(spec(64), tokens));
+    const grads = [8, 64].map((context) => {
+      const step = stepOn(cpu, spec(context), { batch: 2, length: 40, segmented: true });
+      return step.run().grads.map((g) => Array.from(g.dataSync()));
+    });
+    assert.deepEqual(grads[0], grads[1]);
+  });
+
+  test('xpos is refused in an encoder', () => {
+    const spec = (encoderPositions?: string) =>
+      parseSpec(
+        smallSpec({
+          positions: 'xpos',
+          layout: { kind: 'encoder-decoder', ...(encoderPositions && { encoderPositions }) },
+        }),
+      );
+    assert.throws(() => buildModel(spec()), {
+      message: /fade towards the past only/,
+      hint: /encoderPositions to 'rope'/,
+    });
+    buildModel(spec('rope'));
   });
 });
 

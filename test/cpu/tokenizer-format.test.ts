@@ -195,12 +195,12 @@ describe('tokenizer.json: reading', () => {
 
   const refused: [string, Parameters<typeof changed>[0], RegExp][] = [
     ['WordPiece', (json) => void (json.model.type = 'WordPiece'), /the model is "WordPiece"; only byte-level BPE/],
-    ['Unigram', (json) => void (json.model = { type: 'Unigram', vocab: [] as never }), /the model is "Unigram"/],
-    ['byte fallback', (json) => void (json.model.byte_fallback = true), /byte_fallback/],
+    ['Unigram', (json) => void (json.model = { type: 'Unigram', vocab: [] as never }), /not a list of pieces/],
+    ['byte fallback', (json) => void (json.model.byte_fallback = true), /"ByteLevel" is not supported with pieces/],
     ['dropout', (json) => void (json.model.dropout = 0.1), /dropout/],
     ['a word suffix', (json) => void (json.model.end_of_word_suffix = '</w>'), /end_of_word_suffix "<\/w>"/],
     ['a normalizer', (json) => void (json.normalizer = { type: 'Lowercase' }), /the normalizer "Lowercase"/],
-    ['a pre_tokenizer', (json) => void (json.pre_tokenizer = { type: 'Metaspace' }), /the pre_tokenizer "Metaspace"/],
+    ['a pre_tokenizer', (json) => void (json.pre_tokenizer = { type: 'Whitespace' }), /the pre_tokenizer "Whitespace"/],
     ['no pre_tokenizer', (json) => void (json.pre_tokenizer = null), /does not end in ByteLevel/],
     ['a decoder', (json) => void (json.decoder = { type: 'Metaspace' }), /the decoder "Metaspace"/],
     ['a post_processor', (json) => void (json.post_processor = { type: 'New' }), /the post_processor "New"/],

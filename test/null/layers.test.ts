@@ -13,7 +13,7 @@ const layers = [
 const filesIn = (folder: string, endings: readonly string[]): string[] =>
   existsSync(join(root, folder))
     ? readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
-        .filter((f) => endings.some((e) => f.endsWith(e)))
+        .filter((f) => endings.some((e) => f.endsWith(e)) && !f.split(sep).includes('node_modules'))
         .map((f) => join(folder, f))
         .sort()
     : [];

@@ -3,6 +3,7 @@ import { AnsatzError } from '../../backend/errors.ts';
 import type { ModelSpec } from '../../model/spec.ts';
 import { type Evaluation, evaluateCheckpoint } from '../../train/by-position.ts';
 import { parseTrainConfig } from '../../train/config.ts';
+import type { ObjectiveLoss } from '../../train/evaluate.ts';
 import { RunFolder } from '../../train/run/folder.ts';
 import { rowLength } from '../../train/session.ts';
 import { extendContext } from '../../tricks/position-interpolation/index.ts';
@@ -30,6 +31,7 @@ export async function runEvaluate(output: Output, path: string, flags: EvaluateF
     adapt,
     crossDocuments: flags.crossDocuments,
     maxTokens: flags.maxTokens,
+    objective: flags.objective,
     onProgress: (done) => progress.update(done),
   }).finally(() => progress.finish());
   if (flags.byPosition && result.length > trained && !result.bins.some((b) => b.from >= trained && b.targets > 0))
@@ -50,7 +52,13 @@ const summary = (r: Evaluation): string[] =>
     ['loss', `${r.loss.toFixed(4)} nats a token`],
     ['bits per byte', r.bitsPerByte.toFixed(4)],
     ['targets', `${formatCount(r.targets)}, in rows of ${r.length} tokens (trained at ${r.trained})`],
+    ...(r.objective ? [objectiveLine(r.objective)] : []),
   ]);
+
+const objectiveLine = ({ kind, loss, targets }: ObjectiveLoss): [string, string] => [
+  `objective ${kind}`,
+  loss === null ? 'no targets' : `${loss.toFixed(4)} nats a target, ${formatCount(targets)} targets`,
+];
 
 function curve(output: Output, { bins, trained, length }: Evaluation): string[] {
   const points = bins.flatMap((b) => (b.loss === null ? [] : [{ x: (b.from + b.to) / 2, y: b.loss }]));

@@ -3,6 +3,7 @@ import { Command, Option } from 'commander';
 import { action, number, type OutputFlags } from '../common.ts';
 
 export interface EvaluateFlags extends OutputFlags {
+  objective?: boolean;
   byPosition?: boolean;
   length?: number;
   scaling?: 'linear' | 'ntk' | 'yarn';
@@ -18,6 +19,7 @@ export function evaluateCommand(): Command {
   const command = new Command('evaluate')
     .description('Held-out loss of a run; by position, it shows what happens past the training length.')
     .argument('<run>', 'run folder')
+    .option('--objective', "also the loss of the run's own objective (prefix-lm, ul2, ...) on held-out rows")
     .option('--by-position', 'loss by position in the document (or in the row, with --cross-documents)')
     .option('--length <n>', 'tokens of a row; by default as in training', number('--length', whole))
     .addOption(
@@ -34,7 +36,7 @@ export function evaluateCommand(): Command {
     )
     .addHelpText(
       'after',
-      '\nExamples:\n  ansatz evaluate runs/tiny\n  ansatz evaluate runs/tiny --by-position --length 1024\n  ansatz evaluate runs/tiny --by-position --length 1024 --scaling yarn --json',
+      '\nExamples:\n  ansatz evaluate runs/tiny\n  ansatz evaluate runs/ul2 --objective\n  ansatz evaluate runs/tiny --by-position --length 1024\n  ansatz evaluate runs/tiny --by-position --length 1024 --scaling yarn --json',
     );
   return action(command, async (output, run: string, flags: EvaluateFlags) => {
     const { runEvaluate } = await import('../actions/evaluate.ts');

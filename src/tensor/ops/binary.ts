@@ -2,6 +2,7 @@
 import { apply, defineOp, type GradContext, type Op } from '../op.ts';
 import type { Shape, Tensor } from '../tensor.ts';
 import { broadcastShapes, broadcastStrides, collapse, promote, sameShape, wantFloat } from './common.ts';
+import { zeros } from './create.ts';
 import { sum } from './reduce.ts';
 import { expand, reshape } from './shape.ts';
 import { affine, log, recip, square } from './unary.ts';
@@ -58,20 +59,26 @@ export const div = binary('div', ({ inputs: [a, b] }, dy) => [
 ]);
 /** Where the operands are equal the gradient is shared half and half. */
 export const maximum = binary('maximum', ({ inputs: [a, b] }, dy) => [
-  () => mul(dy, share(gt(a!, b!), eq(a!, b!))),
-  () => mul(dy, share(lt(a!, b!), eq(a!, b!))),
+  () => larger(a!, b!, dy),
+  () => larger(b!, a!, dy),
 ]);
 export const minimum = binary('minimum', ({ inputs: [a, b] }, dy) => [
-  () => mul(dy, share(lt(a!, b!), eq(a!, b!))),
-  () => mul(dy, share(gt(a!, b!), eq(a!, b!))),
+  () => larger(b!, a!, dy),
+  () => larger(a!, b!, dy),
 ]);
 /** a^b for a >= 0, or for whole b. The gradients' limits at b = 0 and at a = 0 are 0, where the formulas have 0 inf. */
 export const pow: (a: Tensor, b: Tensor) => Tensor = binary('pow', ({ inputs: [a, b], outputs: [y] }, dy) => [
-  () => mul(dy, where(cast(b!, 'f32'), mul(b!, pow(a!, affine(b!, 1, -1))), b!)),
-  () => mul(dy, where(cast(a!, 'f32'), mul(y, log(a!)), a!)),
+  () => selected(b!, mul(dy, mul(b!, pow(a!, affine(b!, 1, -1))))),
+  () => selected(a!, mul(dy, mul(y, log(a!)))),
 ]);
 
-const share = (mine: Tensor, tie: Tensor): Tensor => add(mine, affine(tie, 0.5, 0));
+/** grad where cond is not 0, else 0: chosen, since a product with 0 would let inf and NaN through. */
+export const selected = (cond: Tensor, grad: Tensor): Tensor =>
+  where(flag(cond), grad, zeros(grad.device, [], grad.dtype));
+const flag = (cond: Tensor): Tensor => (cond.dtype === 'bf16' ? cast(cond, 'f32') : cond);
+/** dy where a > b, half of it where a = b. */
+const larger = (a: Tensor, b: Tensor, dy: Tensor): Tensor =>
+  where(flag(gt(a, b)), dy, selected(eq(a, b), affine(dy, 0.5, 0)));
 
 /** Comparisons give 0 or 1 in the operands' dtype. */
 export const eq = binary('eq');
@@ -101,7 +108,7 @@ const whereOp = defineOp<None>({
   },
   flops: (_, [y]) => y.size,
   gradient: ({ inputs: [c, a, b], grads: [dy], needs }) => {
-    const zero = affine(dy!, 0, 0);
+    const zero = zeros(dy!.device, [], dy!.dtype);
     return [null, needs(1) ? fit(where(c!, dy!, zero), a!) : null, needs(2) ? fit(where(c!, zero, dy!), b!) : null];
   },
 });

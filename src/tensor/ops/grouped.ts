@@ -6,6 +6,7 @@ import type { Tensor } from '../tensor.ts';
 import { cast } from './binary.ts';
 import { like, sameShape, show, wantDType, wantFloat } from './common.ts';
 import type { Compute } from './matmul.ts';
+import { isBlock, quantGroupedMatmul } from './quant.ts';
 import type { Routing } from './route.ts';
 import { affine } from './unary.ts';
 
@@ -160,6 +161,14 @@ export function groupedMatmul(
   groups: Pick<Routing, 'offsets' | 'most'>,
   options: { transB?: boolean; alpha?: number; compute?: Compute; out?: DType } = {},
 ): Tensor {
+  if (isBlock(w.dtype)) {
+    if (!options.transB)
+      throw new AnsatzError(`grouped_matmul: ${w.dtype} weights ${show(w.shape)} multiply as x W^T only`, {
+        hint: 'use transB with weights [experts, out, in], or dequantise() them',
+      });
+    const { alpha = 1, compute = x.dtype === 'bf16' ? 'bf16' : 'f32', out = x.dtype } = options;
+    return quantGroupedMatmul(x, w, groups.offsets, { alpha, compute, out });
+  }
   return apply(groupedOp, [x, w, groups.offsets], {
     transB: options.transB ?? false,
     alpha: options.alpha ?? 1,

@@ -5,8 +5,9 @@ import { AnsatzError } from '../../backend/errors.ts';
 import { apply, defineOp, type GradContext, type Op } from '../op.ts';
 import { noGrad } from '../tape.ts';
 import { type Shape, sizeOfShape, type Tensor } from '../tensor.ts';
-import { add, cast, div, eq, mul, sub } from './binary.ts';
+import { add, cast, div, eq, mul, selected, sub } from './binary.ts';
 import { around, axisOf, like, wantFloat } from './common.ts';
+import { zeros } from './create.ts';
 import { expand, permute, reshape } from './shape.ts';
 import { affine, exp } from './unary.ts';
 
@@ -42,7 +43,7 @@ function reduction(name: string, gradient?: ReduceGradient, dtype?: DType): Op<A
 const extremeGradient: ReduceGradient = ({ outputs: [y], params: { axis } }, dy, x) => {
   const hit = noGrad(() => eq(x, spread(y, x.shape, axis)));
   const count = noGrad(() => sum(hit, [axis]));
-  return mul(hit, spread(div(dy, count), x.shape, axis));
+  return selected(hit, spread(div(dy, count), x.shape, axis));
 };
 
 const sumOp = reduction('sum', ({ params }, dy, x) => spread(dy, x.shape, params.axis));
@@ -54,11 +55,12 @@ const minOp = reduction('min', extremeGradient);
 /** The product of the others, for each element: that of all non-zeros over its own, unless another one is zero. */
 const prodOp: Op<Axis> = reduction('prod', ({ params }, dy, x) => {
   const all = (t: Tensor): Tensor => spread(t, x.shape, params.axis);
-  const isZero = eq(x, affine(x, 0, 0));
+  const zero = zeros(x.device, [], x.dtype);
+  const isZero = eq(x, zero);
   const nonZero = add(x, isZero);
   const otherZeros = sub(all(sum(isZero, [params.axis])), isZero);
   const [product] = apply(prodOp, [nonZero], params);
-  return mul(eq(otherZeros, affine(x, 0, 0)), div(all(mul(dy, product)), nonZero));
+  return selected(eq(otherZeros, zero), div(all(mul(dy, product)), nonZero));
 });
 const argmaxOp = reduction('argmax', undefined, 'i32');
 const argminOp = reduction('argmin', undefined, 'i32');

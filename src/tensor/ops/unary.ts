@@ -1,8 +1,9 @@
 /** Elementwise functions of one tensor. Same shape and dtype out. */
 import { apply, defineOp, type GradContext, type Op } from '../op.ts';
 import type { Tensor } from '../tensor.ts';
-import { eq, mul } from './binary.ts';
+import { eq, mul, selected } from './binary.ts';
 import { like, wantFloat } from './common.ts';
+import { zeros } from './create.ts';
 
 type None = Record<string, never>;
 const none: None = {};
@@ -54,7 +55,7 @@ const powcOp = defineOp<{ e: number }>({
   flops: (_, [y]) => y.size,
   // x^0 is 1 everywhere: the formula would give 0 inf at 0.
   gradient: ({ inputs: [x], grads: [dy], params: { e } }) => [
-    e === 0 ? affine(dy!, 0, 0) : mul(dy!, affine(powc(x!, e - 1), e, 0)),
+    e === 0 ? zeros(dy!.device, dy!.shape, dy!.dtype) : mul(dy!, affine(powc(x!, e - 1), e, 0)),
   ],
 });
 export const powc = (x: Tensor, e: number): Tensor => apply(powcOp, [x], { e })[0];
@@ -82,7 +83,7 @@ const clampOp = defineOp<{ lo: number; hi: number }>({
   },
   launch: ([x], [y], p) => ({ kernel: 'clamp', args: [y.arg(), x!.arg()], ints: [y.size], floats: [p.lo, p.hi] }),
   flops: (_, [y]) => 2 * y.size,
-  gradient: ({ inputs: [x], outputs: [y], grads: [dy] }) => [mul(dy!, eq(x!, y))],
+  gradient: ({ inputs: [x], outputs: [y], grads: [dy] }) => [selected(eq(x!, y), dy!)],
 });
 export const clamp = (x: Tensor, lo: number, hi: number): Tensor => apply(clampOp, [x], { lo, hi })[0];
 

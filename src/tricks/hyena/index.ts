@@ -12,6 +12,7 @@ registerSlot({
   kind: 'hyena',
   summary: 'gated convolutions as long as the context, by FFT; filters from a small network of sines',
   options: hyenaSchema,
+  rows: true,
   build: buildHyena,
 });
 

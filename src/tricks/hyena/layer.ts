@@ -10,12 +10,24 @@ import {
   type Mixer,
   type ParamSpec,
   type ParamTree,
+  type RowPass,
+  recent,
   type SlotContext,
   tap,
   tensorOf,
 } from '../../nn/index.ts';
 import { linear, matrix, packed, vector, writeBranch } from '../../nn/linear.ts';
-import { longConv, mul, reshape, shortConv, slice, type Tensor } from '../../tensor/index.ts';
+import {
+  cast,
+  longConv,
+  mul,
+  pagedConv,
+  pagedWrite,
+  reshape,
+  shortConv,
+  slice,
+  type Tensor,
+} from '../../tensor/index.ts';
 import { type FilterOptions, filterParams, implicitFilters } from './filter.ts';
 
 export const hyenaSchema = z.strictObject({
@@ -65,6 +77,28 @@ export function refuseMasks(kind: string, c: ForwardContext): void {
     });
 }
 
+/** The short convolutions of rows z [1,R,C]: they read the kept vectors of the last tokens. */
+function shortRows(
+  rows: RowPass,
+  z: Tensor,
+  taps: Tensor,
+  o: { parts: number; bias: Tensor | null },
+): { out: Tensor; rest: Tensor | null } {
+  const [, R] = z.shape;
+  const K = taps.shape[1];
+  const { out, rest } = shortConv(recent(rows, z, K), taps, o);
+  const last = (y: Tensor): Tensor => reshape(cast(slice(y, 1, K - 1, K), z.dtype), [1, R, y.shape[2]]);
+  return { out: last(out), rest: rest && last(rest) };
+}
+
+/** The long convolution of rows v [1,R,d] with all that their sequences have had. */
+function longRows(rows: RowPass, v: Tensor, filter: Tensor, beta: Tensor): Tensor {
+  const [, R, d] = v.shape;
+  const pool = rows.vectors(d);
+  pagedWrite(pool, reshape(v, [R, d]), rows.index);
+  return reshape(pagedConv(pool, filter, rows.index, { beta, out: v.dtype, seen: rows.seen }), v.shape);
+}
+
 export function buildHyena(o: HyenaOptions, { dims, scales, layer }: SlotContext): Mixer {
   const { width: d, depth, context } = dims;
   const { order: N, bias } = o;
@@ -81,6 +115,11 @@ export function buildHyena(o: HyenaOptions, { dims, scales, layer }: SlotContext
     out: matrix(d, d, 1 / Math.sqrt(2 * depth)),
     ...(bias ? { inBias: vector(channels, 0), shortBias: vector(channels, 0), outBias: vector(d, 0) } : {}),
   };
+  /** All taps that a text may need: the network runs when passes are opened, not for every token. */
+  const keptFilters = (p: ParamTree, c: ForwardContext, rows: RowPass): Tensor[] =>
+    Array.from({ length: N - 1 }, (_, k) =>
+      rows.constant(() => implicitFilters(p, c.device, Math.min(context, filter.reach), filter)[k]),
+    );
   const biasOf = (p: ParamTree, name: string): Tensor | null => (bias ? tensorOf(p, `${name}Bias`) : null);
 
   return {
@@ -90,17 +129,23 @@ export function buildHyena(o: HyenaOptions, { dims, scales, layer }: SlotContext
       const [b, t] = x.shape;
       const { segments } = c;
       const packedZ = reshape(linear(x, tensorOf(p, 'in'), c, { bias: biasOf(p, 'in') }), [b, t, channels]);
-      const short = shortConv(packedZ, tensorOf(p, 'short'), {
-        ...{ parts: N + 1, bias: biasOf(p, 'short'), segments },
-      });
-      const filters = implicitFilters(p, c.device, Math.min(t, filter.reach), filter);
+      const taps = tensorOf(p, 'short');
+      const options = { parts: N + 1, bias: biasOf(p, 'short') };
+      const short = c.rows
+        ? shortRows(c.rows, packedZ, taps, options)
+        : shortConv(packedZ, taps, { ...options, segments });
+      const filters = c.rows
+        ? keptFilters(p, c, c.rows)
+        : implicitFilters(p, c.device, Math.min(t, filter.reach), filter);
       tap(c, `blocks.${layer}.attention.filter`, () => filters[0]);
       // short.out is v times the last gate; the other gates come in turn, x0 last.
       const part = (y: Tensor, axis: number, k: number): Tensor => (N === 2 ? y : slice(y, axis, k * d, (k + 1) * d));
       let v = short.out;
       for (let k = 0; k < N - 1; k++) {
         const beta = part(tensorOf(p, 'skip'), 0, k);
-        v = longConv(v, filters[k], { beta, segments, direct: o.convolution === 'direct' });
+        v = c.rows
+          ? longRows(c.rows, v, filters[k], beta)
+          : longConv(v, filters[k], { beta, segments, direct: o.convolution === 'direct' });
         v = mul(v, part(short.rest!, 2, N - 2 - k));
       }
       return writeBranch(v, tensorOf(p, 'out'), residual, c, {

@@ -2,11 +2,13 @@
 import {
   buildSlot,
   childOf,
+  choose,
   type ForwardContext,
   type Mixer,
   type Module,
   type ParamSpec,
   type ParamTree,
+  repeats,
   type SlotContext,
   tap,
   tensorOf,
@@ -106,16 +108,19 @@ function observe(
   const counts = noGrad(() =>
     o.balanceCounts === 'first' ? reshape(slice(d.counts!, 1, 0, 1), [B, E]) : sum(d.counts!, [1]),
   );
-  // Micro-batches of a step add up here, so that the load is the global batch's by the last of them.
-  accumulate(
-    load,
-    noGrad(() => sum(counts, [0])),
-  );
-  if (o.biasRate > 0) noteRate(o, tensorOf(p, 'rate'), c);
+  // A pass that is computed again has been counted.
+  if (!repeats(c)) {
+    // Micro-batches of a step add up here, so that the load is the global batch's by the last of them.
+    accumulate(
+      load,
+      noGrad(() => sum(counts, [0])),
+    );
+    if (o.biasRate > 0) noteRate(o, tensorOf(p, 'rate'), c);
+  }
   if (o.balanceLoss === 0) return;
   const T = d.probs.shape[0] / B;
   if (o.balanceOver === 'batch') {
-    const now = noGrad(() => affine(load, 1, 0)); // the values as they are at this point of the step
+    const now = choose(c, () => noGrad(() => affine(load, 1, 0))); // the values as they are at this point of the step
     add('balance', o.balanceLoss, balanceLoss(d.probs, now, d.use));
   } else {
     const use = d.use && reshape(d.use, [B, T]);

@@ -3,7 +3,7 @@
  *
  * Shapes: N = B T tokens, E experts, k choices of a token.
  */
-import { type ForwardContext, type ParamSpec, type ParamTree, tensorOf } from '../../nn/index.ts';
+import { choose, type ForwardContext, type ParamSpec, type ParamTree, tensorOf } from '../../nn/index.ts';
 import {
   affine,
   cast,
@@ -82,12 +82,12 @@ export function decide(o: MoeOptions, p: ParamTree, x: Tensor, c: ForwardContext
   const logits = routerLogits(tensorOf(p, 'router'), x, o.jitter, c);
   const use = useOf(c);
   const flat = use && reshape(use, [B * T]);
-  if (o.routing.kind === 'expert-choice') return byExperts(o, o.routing, logits, flat, T);
+  if (o.routing.kind === 'expert-choice') return byExperts(o, o.routing, logits, flat, T, c);
   const scores = o.gate === 'sigmoid' ? sigmoid(logits) : softmax(logits);
   // Selection and order have no gradient. By logits, probabilities that underflow still differ.
   const bias = o.biasRate > 0 ? tensorOf(p, 'bias') : null;
   const ranked = o.routing.kind === 'capacity' && o.routing.order === 'priority';
-  const routing = noGrad(() => select(o, bias || ranked ? scores : logits, scores, bias, flat, T, c));
+  const routing = choose(c, () => noGrad(() => select(o, bias || ranked ? scores : logits, scores, bias, flat, T, c)));
   const gates = gatesOf(o, logits, scores, routing.index);
   const probs = o.gate === 'sigmoid' ? div(scores, sum(scores, [-1], true)) : scores;
   return { routing, gates, logits, probs, counts: routing.counts, use: flat };
@@ -144,12 +144,19 @@ function gatesOf(o: MoeOptions, logits: Tensor, scores: Tensor, index: Tensor): 
   return o.gateScale === 1 ? w : affine(w, o.gateScale, 0);
 }
 
-function byExperts(o: MoeOptions, r: ExpertChoice, logits: Tensor, use: Tensor | null, T: number): Decision {
+function byExperts(
+  o: MoeOptions,
+  r: ExpertChoice,
+  logits: Tensor,
+  use: Tensor | null,
+  T: number,
+  c: ForwardContext,
+): Decision {
   const [N, E] = logits.shape;
   const size = r.scope === 'sequence' ? T : N;
   const take = Math.min(size, Math.max(1, Math.floor((r.factor * size) / E)));
   const probs = softmax(logits);
-  const routing = noGrad(() => routeChoice(probs, { take, size, use }));
+  const routing = choose(c, () => noGrad(() => routeChoice(probs, { take, size, use })));
   const gates = use ? mul(probs, reshape(use, [N, 1])) : probs;
   return {
     routing,

@@ -1,8 +1,9 @@
 /** The part that a layer and an expert share: controller, choice, masked activations, usage. */
-import { type ForwardContext, type ParamTree, tensorOf } from '../../nn/index.ts';
+import { choose, type ForwardContext, type ParamTree, repeats, tensorOf } from '../../nn/index.ts';
 import {
   affine,
   blockGate,
+  cast,
   choiceShare,
   clamp,
   fill,
@@ -40,17 +41,40 @@ export function maskedUnits(
   c: ForwardContext,
   offsets: Tensor | null = null,
 ): Tensor {
+  // In the order of the first pass, which draws before it chooses.
+  const [hard, stream] = [hardFlag(o, c), c.nextStream()];
+  const before = recalled(o, c);
   const { out, choice } = blockGate(h, t, tensorOf(p, 'logits'), {
     block: o.block,
     bias: o.controllerBias ? tensorOf(p, 'logitsBias') : null,
     offsets,
-    hard: hardFlag(o, c),
+    hard,
     random: c.training ? c.random : null,
     tau: o.tau,
-    stream: c.nextStream(),
+    stream,
     mask: o.mask,
     multiply: o.multiply,
+    recalled: before,
   });
+  if (before) return out;
+  keep(o, choice, c);
   if (c.training && o.usageDecay > 0) track(tensorOf(p, 'usage'), choiceShare(choice, o.block, offsets), o.usageDecay);
   return out;
+}
+
+/** Bytes hold the choices of all but the largest blocks. */
+const small = (o: SparseFfnOptions): boolean => o.block <= 256;
+
+/** Notes the chosen units [rows, F/N] for a second pass, if there may be one. */
+function keep(o: SparseFfnOptions, choice: Tensor, c: ForwardContext): void {
+  if (c.choices) choose(c, () => noGrad(() => (small(o) ? cast(choice, 'u8') : choice)));
+}
+
+/** The units that the first pass chose; null in a first pass. */
+function recalled(o: SparseFfnOptions, c: ForwardContext): Tensor | null {
+  if (!repeats(c)) return null;
+  const kept = choose<Tensor>(c, () => {
+    throw new Error('a second pass repeats what the first chose');
+  });
+  return small(o) ? cast(kept, 'i32') : kept;
 }

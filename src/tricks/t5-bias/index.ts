@@ -1,9 +1,10 @@
 /** T5's relative positions (Raffel et al. 2020): a learned bias for each head and bucket of distances. */
 import { z } from 'zod';
+import type { Device } from '../../backend/device.ts';
 import { AnsatzError } from '../../backend/errors.ts';
 import { registerSlot, tensorOf } from '../../nn/index.ts';
 import { perDevice } from '../../nn/positions.ts';
-import { embedding, slice, Tensor, transpose } from '../../tensor/index.ts';
+import { concat, embedding, fill, slice, Tensor, transpose } from '../../tensor/index.ts';
 import { registerTrick } from '../registry.ts';
 
 export interface Buckets {
@@ -33,24 +34,34 @@ registerSlot({
   options: z.strictObject({
     buckets: z.int().positive().multipleOf(4).default(32),
     maxDistance: z.int().positive().default(128),
-    bidirectional: z.boolean().default(false),
+    /** Buckets of their own for keys in the future; by default in encoders only. */
+    bidirectional: z.boolean().optional(),
     /** Query heads; by default those of the model's attention. */
     heads: z.int().positive().optional(),
   }),
-  build: (o, context) => {
-    const heads = o.heads ?? context.heads;
+  build: (options, context) => {
+    const heads = options.heads ?? context.heads;
     if (heads === undefined)
       throw new AnsatzError('positions t5-bias: this layout does not say how many heads there are', {
         hint: 'set positions.heads',
       });
+    const o: Buckets = { ...options, bidirectional: options.bidirectional ?? context.causal === false };
     if (o.maxDistance <= o.buckets / (o.bidirectional ? 4 : 2))
       throw new AnsatzError(`positions t5-bias: a maxDistance of ${o.maxDistance} leaves nothing beyond exact buckets`);
-    const n = context.dims.context;
-    // Element x of the full row is the distance n - 1 - x.
-    const ids = perDevice((device) => {
-      const all = Int32Array.from({ length: 2 * n - 1 }, (_, x) => bucketOf(n - 1 - x, o));
-      return Tensor.from(device, all, [2 * n - 1], 'i32').keep();
+    const far = o.maxDistance;
+    // Element x is the distance far - x; all distances beyond either end share that end's bucket.
+    const near = perDevice((device) => {
+      const all = Int32Array.from({ length: 2 * far + 1 }, (_, x) => bucketOf(far - x, o));
+      return Tensor.from(device, all, [2 * far + 1], 'i32').keep();
     });
+    /** Buckets of the distances tk - 1 down to 1 - tq. */
+    const buckets = (tq: number, tk: number, device: Device): Tensor => {
+      const [past, future] = [Math.max(0, tk - 1 - far), Math.max(0, tq - 1 - far)];
+      const middle = slice(near(device), 0, far - (tk - 1 - past), far + (tq - 1 - future) + 1);
+      if (past + future === 0) return middle;
+      const end = (n: number, distance: number): Tensor => fill(device, [n], bucketOf(distance, o), 'i32');
+      return concat([...(past ? [end(past, far)] : []), middle, ...(future ? [end(future, -far)] : [])], 0);
+    };
     return {
       params: {
         weight: {
@@ -62,13 +73,11 @@ registerSlot({
           decay: false,
         },
       },
-      prepare: (device) => void ids(device),
+      prepare: (device) => void near(device),
       bias: (p, wanted, tq, tk, c) => {
         if (wanted !== heads)
           throw new AnsatzError(`positions t5-bias: a table for ${heads} heads, a layer with ${wanted}`);
-        if (tk > n) throw new AnsatzError(`positions t5-bias: ${tk} tokens, the model's context is ${n}`);
-        const row = slice(ids(c.device), 0, n - tk, n - tk + tq + tk - 1);
-        return transpose(embedding(tensorOf(p, 'weight'), row, 'f32'), 0, 1);
+        return transpose(embedding(tensorOf(p, 'weight'), buckets(tq, tk, c.device), 'f32'), 0, 1);
       },
     };
   },

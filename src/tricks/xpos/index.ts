@@ -1,6 +1,7 @@
 /** xPos (Sun et al. 2022), and blockwise causal attention, which it needs past the training length. */
 import './blockwise.ts';
 import { z } from 'zod';
+import { AnsatzError } from '../../backend/errors.ts';
 import { registerSlot } from '../../nn/index.ts';
 import { registerTrick } from '../registry.ts';
 import { xposPositions } from './positions.ts';
@@ -20,7 +21,14 @@ registerSlot({
     scaleBase: z.number().positive().default(512),
     interleaved: z.boolean().default(false),
   }),
-  build: (o, { dims, headWidth }) => xposPositions(o, dims.context, headWidth),
+  build: (o, { dims, headWidth, causal = true }) => {
+    // zeta^((n-m)/B) fades only where the key stands before the query: ahead of it scores would grow.
+    if (!causal)
+      throw new AnsatzError('positions xpos: scores fade towards the past only, an encoder also looks ahead', {
+        hint: "set layout.encoderPositions to 'rope'",
+      });
+    return xposPositions(o, dims.context, headWidth);
+  },
 });
 
 registerTrick({
