@@ -7,13 +7,13 @@
  * - Captured: record() notes the calls of one step; compile() lays their temporaries out in one arena and returns a
  *   Program that replays all of them in one asynchronous native call. On CUDA that is a graph on a stream.
  */
-import type { DType, HostArray } from './dtype.ts';
+import type { ElementType, HostArray } from './dtype.ts';
 
 export type DeviceKind = 'cpu' | 'cuda' | 'meta' | 'ref';
 
 /** An allocation on a device. Opaque: only its own device looks inside. */
 export interface Memory {
-  readonly dtype: DType;
+  readonly dtype: ElementType;
   readonly elements: number;
   readonly bytes: number;
   /** Distinguishes allocations in records and plans. */
@@ -79,7 +79,7 @@ export interface Recording {
 
 export interface Device {
   readonly kind: DeviceKind;
-  allocate(dtype: DType, elements: number): Memory;
+  allocate(dtype: ElementType, elements: number): Memory;
   release(memory: Memory): void;
   /** Copies host data in, from element `offset` on. The array's type must carry the memory's dtype. */
   write(memory: Memory, offset: number, data: HostArray): void;

@@ -3,11 +3,12 @@
  * allocates, dispatches, records for captured steps, and notes the op on the tape.
  */
 import type { Arg, Cost, KernelCall } from '../backend/device.ts';
-import { type DType, sizeOf } from '../backend/dtype.ts';
+import { type DType, isBlock, sizeOf } from '../backend/dtype.ts';
 import { AnsatzError } from '../backend/errors.ts';
 import { activeRecorder } from './capture.ts';
 import { gradEnabled, nextSequence, type TapeNode } from './tape.ts';
 import { type Shape, Tensor } from './tensor.ts';
+import { report, watched } from './watch.ts';
 
 /** Shape and dtype of a tensor without its values. */
 export interface Aval {
@@ -56,6 +57,8 @@ export interface Op<P> {
   readonly view?: boolean;
   /** Updates inputs in place and has no outputs of its own (optimisers). */
   readonly inPlace?: boolean;
+  /** Reads weights in blocks (quantised ones); other ops would take their bytes for values. */
+  readonly blocks?: boolean;
 }
 
 /** Every op by name: the table that tests, accounting and docs walk. */
@@ -93,6 +96,13 @@ function dispatch(first: Tensor, launch: Launch, cost: Cost | undefined): void {
   if (recorder) recorder.calls.push(call);
 }
 
+function refuseBlocks(op: string, k: number, t: Tensor): never {
+  throw new AnsatzError(
+    `${op}: input ${k} is a ${t.dtype} weight: only matmul with transB, groupedMatmul with transB and embedding read those`,
+    { hint: 'dequantise() gives the f32 tensor' },
+  );
+}
+
 /** Runs an op on its inputs and returns its outputs. */
 export function apply<P>(op: Op<P>, inputs: Inputs, params: P): Tensor[] {
   let first: Tensor | null = null;
@@ -105,6 +115,7 @@ export function apply<P>(op: Op<P>, inputs: Inputs, params: P): Tensor[] {
     if (first === null) first = t;
     else if (t.device !== first.device)
       throw new AnsatzError(`${op.name}: input ${k} is on ${t.device.kind}, the first on ${first.device.kind}`);
+    if (!op.blocks && isBlock(t.dtype)) refuseBlocks(op.name, k, t);
     if (t.requiresGrad) wantsGrad = true;
   }
   if (first === null) throw new AnsatzError(`${op.name}: no input tensor`);
@@ -124,6 +135,7 @@ export function apply<P>(op: Op<P>, inputs: Inputs, params: P): Tensor[] {
       const part = cost && { flops: cost.flops / launch.length, bytes: cost.bytes / launch.length };
       for (let k = 0; k < launch.length; k++) dispatch(first, launch[k], part);
     } else dispatch(first, launch, cost);
+    if (watched()) report(op.name, inputs, outputs, params);
   }
 
   if (wantsGrad && gradEnabled() && op.gradient) {

@@ -1,6 +1,15 @@
 /** A contiguous row-major array on a device. Tensors are values: ops make new ones (optimisers are the exception). */
 import type { Arg, Device } from '../backend/device.ts';
-import { type DType, fromNumbers, type HostArray, hostArray, toNumbers } from '../backend/dtype.ts';
+import {
+  type DType,
+  type ElementType,
+  fromNumbers,
+  type HostArray,
+  hostArray,
+  isBlock,
+  storageOf,
+  toNumbers,
+} from '../backend/dtype.ts';
 import { AnsatzError } from '../backend/errors.ts';
 import { activeRecorder } from './capture.ts';
 import { Storage } from './scope.ts';
@@ -36,7 +45,8 @@ export class Tensor {
 
   /** An uninitialised tensor. */
   static empty(device: Device, dtype: DType, shape: Shape): Tensor {
-    return new Tensor(new Storage(device, device.allocate(dtype, sizeOfShape(shape))), dtype, shape);
+    const { dtype: held, elements } = storageOf(dtype, shape);
+    return new Tensor(new Storage(device, device.allocate(held, elements)), dtype, shape);
   }
 
   /** A tensor from numbers (rounded to the dtype). */
@@ -65,10 +75,10 @@ export class Tensor {
   write(values: ArrayLike<number>): void {
     if (values.length !== this.size)
       throw new AnsatzError(`${values.length} values do not fill shape [${this.shape.join(', ')}]`);
-    this.writeBits(fromNumbers(this.dtype, values));
+    this.writeBits(fromNumbers(this.elementType(), values));
   }
 
-  /** Overwrites the raw bits from the host (bf16 as Uint16Array). */
+  /** Overwrites the raw bits from the host (bf16 as Uint16Array, blocks as the bytes of their memory). */
   writeBits(bits: HostArray): void {
     // A replay would not repeat it.
     if (activeRecorder())
@@ -78,27 +88,40 @@ export class Tensor {
 
   /** The values, as soon as the device has them. bf16 comes as Float32Array. */
   async data(): Promise<Float32Array | Int32Array | Uint8Array> {
-    const out = hostArray(this.dtype, this.size);
-    await this.device.read(this.storage.memory, this.offset, out);
-    return toNumbers(this.dtype, out);
+    const dtype = this.elementType();
+    return toNumbers(dtype, await this.bits());
   }
 
   /** The values now; blocks until the device has them. */
   dataSync(): Float32Array | Int32Array | Uint8Array {
-    return toNumbers(this.dtype, this.bitsSync());
+    const dtype = this.elementType();
+    return toNumbers(dtype, this.bitsSync());
   }
 
-  /** Raw bits (bf16 as Uint16Array). */
+  /** Raw bits (bf16 as Uint16Array, blocks as the bytes of their memory). */
   bitsSync(): HostArray {
-    const out = hostArray(this.dtype, this.size);
+    const out = this.hostArray();
     this.device.readSync(this.storage.memory, this.offset, out);
     return out;
   }
 
   async bits(): Promise<HostArray> {
-    const out = hostArray(this.dtype, this.size);
+    const out = this.hostArray();
     await this.device.read(this.storage.memory, this.offset, out);
     return out;
+  }
+
+  private hostArray(): HostArray {
+    const { dtype, elements } = storageOf(this.dtype, this.shape);
+    return hostArray(dtype, elements);
+  }
+
+  private elementType(): ElementType {
+    if (isBlock(this.dtype))
+      throw new AnsatzError(`a ${this.dtype} tensor has no single values to read or write`, {
+        hint: 'dequantise() it first, or take its bits()',
+      });
+    return this.dtype;
   }
 
   /** The only value of a one-element tensor. */

@@ -1,6 +1,6 @@
 // Runs one kernel call on a device and on the float64 reference, and says where they differ.
 import type { Device, Memory } from '../../src/backend/device.ts';
-import { bf16Value, type DType, fromNumbers, type HostArray, hostArray } from '../../src/backend/dtype.ts';
+import { bf16Value, type ElementType, fromNumbers, type HostArray, hostArray } from '../../src/backend/dtype.ts';
 import { type RefArray, refKernels } from '../../src/backend/ref/index.ts';
 import { stored } from './kernel-cases/build.ts';
 import type { KernelCase, TensorSpec, Tolerance } from './kernel-cases/types.ts';
@@ -10,12 +10,12 @@ export type TestedDevice = Pick<Device, 'allocate' | 'release' | 'write' | 'read
 
 // What outputs hold before the call: on the device bits that no kernel computes (a NaN of its own), on the reference a
 // number that no f32 has. Where the reference still holds it afterwards, the device must not have written either.
-const POISON_BITS: Record<DType, number> = { f32: 0x7fc0dead, bf16: 0x7fde, i32: 0x5eadbeef, u8: 0xa5 };
-const UNWRITTEN: Record<DType, number> = { f32: 1.25e300, bf16: 1.25e300, i32: 0x5eadbeef, u8: 0xa5 };
+const POISON_BITS: Record<ElementType, number> = { f32: 0x7fc0dead, bf16: 0x7fde, i32: 0x5eadbeef, u8: 0xa5 };
+const UNWRITTEN: Record<ElementType, number> = { f32: 1.25e300, bf16: 1.25e300, i32: 0x5eadbeef, u8: 0xa5 };
 // Around a tensor that is only read lie NaNs: a kernel may load them beside the last elements, but not use them. Around
 // one that is written lie numbers, so that a store of such a NaN shows too.
-const GUARD_READ: Record<DType, number> = { f32: 0x7fc00000, bf16: 0x7fc0, i32: 0x4b1dface, u8: 0x4b };
-const GUARD_WRITTEN: Record<DType, number> = { f32: 0x4b1dface, bf16: 0x4b1d, i32: 0x4b1dface, u8: 0x4b };
+const GUARD_READ: Record<ElementType, number> = { f32: 0x7fc00000, bf16: 0x7fc0, i32: 0x4b1dface, u8: 0x4b };
+const GUARD_WRITTEN: Record<ElementType, number> = { f32: 0x4b1dface, bf16: 0x4b1d, i32: 0x4b1dface, u8: 0x4b };
 const GUARD = 16;
 
 /** An unsigned view of a host array's bits. */
@@ -123,13 +123,13 @@ const MAX_FINITE = 3.3e38; // next to overflow, a rounding more or less decides
 const SMALLEST_NORMAL = 1.2e-38; // devices may flush what lies below to zero
 
 /** Error allowed in one element: that of the arithmetic, and half an ulp of bf16 (2^-8 |ref|) where it is stored so. */
-function allowed(ref: number, dtype: DType, { rtol, atol, l2 }: Tolerance): number {
+function allowed(ref: number, dtype: ElementType, { rtol, atol, l2 }: Tolerance): number {
   if (rtol + atol + l2 === 0) return 0;
   const storage = dtype === 'bf16' ? 2 ** -8 : 0;
   return (rtol + storage) * Math.abs(ref) + atol + SMALLEST_NORMAL;
 }
 
-function sameElement(value: number, ref: number, dtype: DType, tolerance: Tolerance): boolean {
+function sameElement(value: number, ref: number, dtype: ElementType, tolerance: Tolerance): boolean {
   if (Number.isNaN(ref)) return Number.isNaN(value);
   if (value === ref) return true;
   if (Math.abs(ref) > MAX_FINITE) return Math.abs(value) > 0.98 * MAX_FINITE && Math.sign(value) === Math.sign(ref);

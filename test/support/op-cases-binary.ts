@@ -151,7 +151,7 @@ function whereCases(rng: Rng): OpCase[] {
 
 function castCases(rng: Rng): OpCase[] {
   const cases: OpCase[] = [];
-  const draw: Record<DType, (k: number) => number> = {
+  const draw: Record<'f32' | 'bf16' | 'i32' | 'u8', (k: number) => number> = {
     f32: () => rng.uniform(0, 200),
     bf16: () => rng.uniform(0, 200),
     i32: integers(rng, 0, 250),

@@ -1,6 +1,6 @@
 // Building blocks of op cases: what a case is, random inputs, and index arithmetic for expected values.
 import type { Device } from '../../src/backend/device.ts';
-import type { DType } from '../../src/backend/dtype.ts';
+import type { DType, ElementType } from '../../src/backend/dtype.ts';
 import type { Tensor } from '../../src/tensor/index.ts';
 import { type Rng, stored } from './kernel-cases/build.ts';
 
@@ -46,7 +46,7 @@ export const sizeOf = (shape: readonly number[]): number => shape.reduce((a, b) 
 type Draw = (k: number) => number;
 
 function values(shape: readonly number[], dtype: DType, draw: Draw): Float64Array {
-  return Float64Array.from({ length: sizeOf(shape) }, (_, k) => stored(dtype, draw(k)));
+  return Float64Array.from({ length: sizeOf(shape) }, (_, k) => stored(dtype as ElementType, draw(k)));
 }
 
 /** A float input with gradient; its values are exactly what the dtype stores. */

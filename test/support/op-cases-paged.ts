@@ -4,7 +4,7 @@ import * as T from '../../src/tensor/index.ts';
 import type { Rng } from './kernel-cases/build.ts';
 import { type CaseInput, constant, get, type Nd, nd, normals, type OpCase, opCase } from './op-cases-build.ts';
 
-const PAGE = 32;
+export const PAGE = 32;
 
 interface Setup {
   readonly lengths: readonly number[];
@@ -15,9 +15,11 @@ interface Setup {
   readonly bias: number;
 }
 
+export type RowOf = [number, number];
+
 /** [sequence, position] of each row; the last row stands for nothing. */
-const rowsOf = ({ lengths }: Setup): [number, number][] => [
-  ...lengths.flatMap((n, q) => Array.from({ length: n }, (_, t): [number, number] => [q, t])),
+export const rowsOf = (lengths: readonly number[]): RowOf[] => [
+  ...lengths.flatMap((n, q) => Array.from({ length: n }, (_, t): RowOf => [q, t])),
   [-1, 0],
 ];
 
@@ -43,17 +45,17 @@ function attend(s: Setup, rows: readonly [number, number][], qkv: Nd, bias: Nd |
 }
 
 /** Page table (pages from the last to the first), sequences and positions of the rows. */
-function indexInputs(s: Setup, rows: readonly [number, number][]): CaseInput[] {
-  const each = Math.ceil(Math.max(...s.lengths) / PAGE);
-  const pages = s.lengths.length * each;
+export function indexInputs(lengths: readonly number[], rows: readonly RowOf[]): CaseInput[] {
+  const each = Math.ceil(Math.max(...lengths) / PAGE);
+  const pages = lengths.length * each;
   return [
-    constant([s.lengths.length, each], 'i32', (k) => pages - 1 - k),
+    constant([lengths.length, each], 'i32', (k) => pages - 1 - k),
     constant([rows.length], 'i32', (k) => rows[k][0]),
     constant([rows.length], 'i32', (k) => rows[k][1]),
   ];
 }
 
-const indexOf = ([table, sequence, position]: readonly T.Tensor[]): T.RowIndex => ({
+export const indexOf = ([table, sequence, position]: readonly T.Tensor[]): T.RowIndex => ({
   table,
   sequence,
   position,
@@ -69,11 +71,11 @@ export function pagedCases(rng: Rng): OpCase[] {
   ];
   const cases: OpCase[] = [];
   for (const s of setups) {
-    const rows = rowsOf(s);
+    const rows = rowsOf(s.lengths);
     const R = rows.length;
     const all = s.heads + 2 * s.kvHeads;
     const inputs = [
-      ...indexInputs(s, rows),
+      ...indexInputs(s.lengths, rows),
       constant([R, all, s.width], 'f32', normals(rng)),
       ...(s.bias ? [constant([s.heads, s.bias], 'f32', normals(rng))] : []),
     ];
@@ -93,7 +95,7 @@ export function pagedCases(rng: Rng): OpCase[] {
     cases.push(opCase('paged_append', inputs, (x) => run(x, true), { expect }));
   }
   const s = setups[2];
-  const rows = rowsOf(s);
+  const rows = rowsOf(s.lengths);
   const x = constant([rows.length, 3], 'f32', normals(rng));
   for (const [op, back] of [
     ['paged_write', 0],
@@ -102,7 +104,7 @@ export function pagedCases(rng: Rng): OpCase[] {
     cases.push(
       opCase(
         op,
-        [...indexInputs(s, rows), x],
+        [...indexInputs(s.lengths, rows), x],
         ([table, sequence, position, v]) => {
           const at = indexOf([table, sequence, position]);
           const pool = T.zeros(v.device, [at.table.size, PAGE, 3]);

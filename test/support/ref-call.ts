@@ -1,5 +1,5 @@
 // Calls a reference kernel on plain arrays, and differentiates it numerically.
-import type { DType } from '../../src/backend/dtype.ts';
+import type { ElementType } from '../../src/backend/dtype.ts';
 import { type RefArray, refKernels } from '../../src/backend/ref/index.ts';
 
 export interface PlainCall {
@@ -8,7 +8,7 @@ export interface PlainCall {
   readonly f?: readonly number[];
 }
 
-const dtypeOf = (x: RefArray | null): DType =>
+const dtypeOf = (x: RefArray | null): ElementType =>
   x instanceof Int32Array ? 'i32' : x instanceof Uint8Array ? 'u8' : 'f32';
 
 /** Runs a reference kernel; every array is a whole tensor. */

@@ -2,7 +2,7 @@
 import { totalmem } from 'node:os';
 import { Accounting, memoryId } from '../accounting.ts';
 import type { Arg, Device, DeviceInfo, KernelCall, Memory, MemoryStats, Program, Recording } from '../device.ts';
-import type { DType, HostArray } from '../dtype.ts';
+import type { ElementType, HostArray } from '../dtype.ts';
 import { dtypeCode, sizeOf } from '../dtype.ts';
 import { AnsatzError } from '../errors.ts';
 import { type Native, type NativeProgram, native } from '../native.ts';
@@ -10,13 +10,13 @@ import { CpuProgram } from './program.ts';
 
 export class CpuMemory implements Memory {
   readonly id = memoryId();
-  readonly dtype: DType;
+  readonly dtype: ElementType;
   readonly elements: number;
   readonly bytes: number;
   /** Address in this process; 0 once released. Exact as a double: addresses stay below 2^53. */
   address: number;
 
-  constructor(dtype: DType, elements: number, bytes: number, address: number) {
+  constructor(dtype: ElementType, elements: number, bytes: number, address: number) {
     this.dtype = dtype;
     this.elements = elements;
     this.bytes = bytes;
@@ -59,7 +59,7 @@ export class CpuDevice implements Device {
     return [...this.ids.keys()];
   }
 
-  allocate(dtype: DType, elements: number): CpuMemory {
+  allocate(dtype: ElementType, elements: number): CpuMemory {
     const bytes = elements * sizeOf(dtype);
     const address = this.native.allocate(Math.max(bytes, 1));
     if (address === 0)

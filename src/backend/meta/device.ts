@@ -1,7 +1,7 @@
 /** Shapes only: allocates nothing and computes nothing, so that a 1.8T-parameter model can be planned on a laptop. */
 import { Accounting, memoryId } from '../accounting.ts';
 import type { Device, DeviceInfo, KernelCall, Memory, MemoryStats, Program, Recording } from '../device.ts';
-import type { DType, HostArray } from '../dtype.ts';
+import type { ElementType, HostArray } from '../dtype.ts';
 import { sizeOf } from '../dtype.ts';
 import { AnsatzError } from '../errors.ts';
 import { planArena } from '../plan.ts';
@@ -16,7 +16,7 @@ export class MetaDevice implements Device {
   readonly kind = 'meta';
   private readonly accounting = new Accounting();
 
-  allocate(dtype: DType, elements: number): Memory {
+  allocate(dtype: ElementType, elements: number): Memory {
     const memory = { id: memoryId(), dtype, elements, bytes: elements * sizeOf(dtype) };
     this.accounting.add(memory);
     return memory;

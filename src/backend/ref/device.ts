@@ -2,19 +2,19 @@
 import { totalmem } from 'node:os';
 import { Accounting, memoryId } from '../accounting.ts';
 import type { Device, DeviceInfo, KernelCall, Memory, MemoryStats, Program, Recording } from '../device.ts';
-import { bf16Bits, bf16Value, type DType, type HostArray, sizeOf } from '../dtype.ts';
+import { bf16Bits, bf16Value, type ElementType, type HostArray, sizeOf } from '../dtype.ts';
 import { planArena } from '../plan.ts';
 import { type RefArray, type RefCall, refKernels } from './index.ts';
 
 export class RefMemory implements Memory {
   readonly id = memoryId();
-  readonly dtype: DType;
+  readonly dtype: ElementType;
   readonly elements: number;
   readonly bytes: number;
   /** Floats in full float64 precision, whatever the dtype. */
   readonly values: RefArray;
 
-  constructor(dtype: DType, elements: number) {
+  constructor(dtype: ElementType, elements: number) {
     this.dtype = dtype;
     this.elements = elements;
     this.bytes = elements * sizeOf(dtype);
@@ -35,7 +35,7 @@ export class RefDevice implements Device {
     return Object.keys(refKernels);
   }
 
-  allocate(dtype: DType, elements: number): RefMemory {
+  allocate(dtype: ElementType, elements: number): RefMemory {
     const memory = new RefMemory(dtype, elements);
     this.accounting.add(memory);
     return memory;

@@ -56,7 +56,7 @@ const cells: Cell[] = [
 ];
 
 /** One head's part of a page, as numbers. */
-class PageHead {
+export class PageHead {
   private readonly view: DataView;
   private readonly cell: Cell;
   private readonly scaled: boolean;
@@ -112,21 +112,25 @@ export const paged: Record<string, RefKernel> = {
     }
   },
 
-  paged_attention({ p: [out, q, pool, bias, table, sequence, position, reach], i, f: [scale] }) {
-    const [R, H, Hkv, D, page, maxPages, format, tokQ, tokOut, window, biasLength] = i;
+  paged_attention({ p: [out, q, pool, bias, table, sequence, position, reach, lse], i, f: [scale] }) {
+    const [R, H, Hkv, D, page, maxPages, format, tokQ, tokOut, window, biasLength, block, back] = i;
     for (let r = 0; r < R; r++) {
       for (let head = 0; head < H; head++) {
         const to = r * tokOut + head * D;
         out!.fill(0, to, to + D);
+        if (lse) lse[r * H + head] = -Infinity;
         if (sequence![r] < 0) continue;
-        const low = window ? Math.max(0, position![r] - window + 1) : 0;
+        const first = block ? (Math.floor(position![r] / block) - back) * block : 0;
+        const low = block ? first : window ? Math.max(0, position![r] - window + 1) : 0;
+        const high = block ? Math.min(reach![r], first + block - 1) : reach![r];
+        if (low < 0) continue;
         const kvHead = Math.floor(head / (H / Hkv));
         const at = (j: number): PageHead => {
           const n = table![sequence![r] * maxPages + Math.floor(j / page)];
           return new PageHead(pool as Uint8Array, format, Hkv, D, page, n, kvHead);
         };
         const scores: number[] = [];
-        for (let j = low; j <= reach![r]; j++) {
+        for (let j = low; j <= high; j++) {
           const h = at(j);
           let dot = 0;
           for (let d = 0; d < D; d++) dot += q![r * tokQ + head * D + d] * h.key(j % page, d);
@@ -137,11 +141,21 @@ export const paged: Record<string, RefKernel> = {
         const top = Math.max(...scores);
         const weights = scores.map((s) => Math.exp(s - top));
         const total = weights.reduce((a, b) => a + b, 0);
-        for (let j = low; j <= reach![r]; j++) {
+        if (lse) lse[r * H + head] = top + Math.log(total);
+        for (let j = low; j <= high; j++) {
           const h = at(j);
           for (let d = 0; d < D; d++) out![to + d] += (weights[j - low] / total) * h.value(j % page, d);
         }
       }
+    }
+  },
+
+  merge_attention({ p: [out, a, b, lseA, lseB], i: [n, D] }) {
+    for (let k = 0; k < n; k++) {
+      const top = Math.max(lseA![k], lseB![k]);
+      const [x, y] = [lseA!, lseB!].map((lse) => (top === -Infinity ? 0 : Math.exp(lse[k] - top)));
+      for (let d = 0; d < D; d++)
+        out![k * D + d] = top === -Infinity ? 0 : (x * a![k * D + d] + y * b![k * D + d]) / (x + y);
     }
   },
 
@@ -153,11 +167,22 @@ export const paged: Record<string, RefKernel> = {
     }
   },
 
-  paged_read({ p: [out, pool, table, sequence, position], i: [R, width, page, maxPages, back] }) {
+  paged_choose({ p: [out, x, pool, table, sequence, position, reach], i: [R, width, page, maxPages] }) {
     for (let r = 0; r < R; r++) {
-      const at = position![r] - back;
-      const n = at < 0 || sequence![r] < 0 ? -1 : table![sequence![r] * maxPages + Math.floor(at / page)];
-      for (let k = 0; k < width; k++) out![r * width + k] = n < 0 ? 0 : pool![(n * page + (at % page)) * width + k];
+      const t = position![r];
+      const has = sequence![r] >= 0 && t <= reach![r];
+      const at = has ? table![sequence![r] * maxPages + Math.floor(t / page)] * page + (t % page) : 0;
+      for (let k = 0; k < width; k++) out![r * width + k] = has ? pool![at * width + k] : x![r * width + k];
     }
+  },
+
+  paged_read({ p: [out, pool, table, sequence, position], i: [R, width, page, maxPages, back, count] }) {
+    for (let r = 0; r < R; r++)
+      for (let j = 0; j < count; j++) {
+        const at = position![r] - back + j;
+        const n = at < 0 || sequence![r] < 0 ? -1 : table![sequence![r] * maxPages + Math.floor(at / page)];
+        const to = (r * count + j) * width;
+        for (let k = 0; k < width; k++) out![to + k] = n < 0 ? 0 : pool![(n * page + (at % page)) * width + k];
+      }
   },
 };

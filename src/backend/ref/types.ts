@@ -1,5 +1,5 @@
 // What a reference kernel is: a plain function over float64 arrays. docs/kernels.md says what each name means.
-import type { DType } from '../dtype.ts';
+import type { ElementType } from '../dtype.ts';
 
 /** Storage of a tensor on the reference device: f32 and bf16 both live in a Float64Array and are never rounded. */
 export type RefArray = Float64Array | Int32Array | Uint8Array;
@@ -10,7 +10,7 @@ export interface RefCall {
   /** The same tensors as whole memories and the offsets into them; negative strides step back before `p[k][0]`. */
   readonly m: readonly (RefArray | null)[];
   readonly o: readonly number[];
-  readonly t: readonly DType[];
+  readonly t: readonly ElementType[];
   readonly i: readonly number[];
   readonly f: readonly number[];
 }

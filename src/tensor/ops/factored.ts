@@ -4,10 +4,11 @@ import { AnsatzError } from '../../backend/errors.ts';
 import { apply, defineOp, type Op } from '../op.ts';
 import { gradEnabled } from '../tape.ts';
 import type { Tensor } from '../tensor.ts';
-import { reduceTo } from './binary.ts';
+import { add, mul, reduceTo } from './binary.ts';
 import { sameShape, show, wantDType, wantFloat } from './common.ts';
 import { IGNORE, weightedLoss } from './loss.ts';
-import type { Compute } from './matmul.ts';
+import { type Compute, matmul } from './matmul.ts';
+import { isBlock } from './quant.ts';
 import { permute, reshape } from './shape.ts';
 
 interface LinearParams {
@@ -64,6 +65,9 @@ const linearOp = defineOp<LinearParams>({
 /**
  * y[s M + m] = sum_i x[i] D[s,i] E[m,i] (+ bias): a dense layer of S M outputs whose weight is a product. x [..., d],
  * D [S, d], E [M, d] -> [..., S M]. As many multiplications as a dense layer, about 1/S of its weights.
+ *
+ * With E in blocks (quantise()), as inference wants it, each row is multiplied by D first and the product weight is never
+ * formed: a row's result then does not depend on the rows that come with it.
  */
 export function factoredLinear(
   x: Tensor,
@@ -72,11 +76,24 @@ export function factoredLinear(
   options: { bias?: Tensor | null; compute?: Compute; out?: DType } = {},
 ): Tensor {
   const d = x.shape[x.rank - 1];
+  if (isBlock(E.dtype)) return scaledRows(x, D, E, options);
   const [y] = apply(linearOp, [reshape(x, [x.size / d, d]), D, E, options.bias ?? null], {
     compute: options.compute ?? 'f32',
     out: options.out ?? x.dtype,
   });
   return reshape(y, [...x.shape.slice(0, -1), y.shape[1]]);
+}
+
+function scaledRows(
+  x: Tensor,
+  D: Tensor,
+  E: Tensor,
+  { bias = null, compute = 'f32', out = x.dtype }: { bias?: Tensor | null; compute?: Compute; out?: DType },
+): Tensor {
+  const [S, d] = D.shape;
+  const scaled = mul(reshape(x, [x.size / d, 1, d]), reshape(D, [1, S, d]));
+  const y = reshape(matmul(scaled, E, { transB: true, compute, out }), [...x.shape.slice(0, -1), S * E.shape[0]]);
+  return bias ? add(y, bias) : y;
 }
 
 interface LossParams {

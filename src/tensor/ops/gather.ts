@@ -7,6 +7,7 @@ import { apply, defineOp, type Op } from '../op.ts';
 import type { Tensor } from '../tensor.ts';
 import { cast } from './binary.ts';
 import { around, axisOf, like, show, wantDType, wantFloat } from './common.ts';
+import { isBlock, quantEmbedding } from './quant.ts';
 
 /** Rows of a table [rows, d] by ids: [...ids, d]. */
 const embeddingOp = defineOp<{ out: DType }>({
@@ -40,8 +41,11 @@ const embeddingBwd = defineOp<{ rows: number }>({
   }),
   flops: ([, dy]) => dy!.size,
 });
-export const embedding = (table: Tensor, ids: Tensor, out: DType = table.dtype): Tensor =>
-  apply(embeddingOp, [table, ids], { out })[0];
+export const embedding = (
+  table: Tensor,
+  ids: Tensor,
+  out: DType = isBlock(table.dtype) ? 'f32' : table.dtype,
+): Tensor => (isBlock(table.dtype) ? quantEmbedding(table, ids, out) : apply(embeddingOp, [table, ids], { out })[0]);
 
 interface AxisParams {
   readonly axis: number;

@@ -151,6 +151,14 @@ const weightOp = defineOp<{ alpha: number; compute: Compute; out: DType }>({
   flops: ([a, b]) => 2 * a!.size * b!.shape[1],
 });
 
+/** A_e^T B_e over the rows of each group e: a [R, M], b [R, N] -> f32 [E, M, N]; zeros where a group is empty. */
+export const groupedProducts = (
+  a: Tensor,
+  b: Tensor,
+  groups: Pick<Routing, 'offsets'>,
+  compute: Compute = 'f32',
+): Tensor => apply(weightOp, [a, b, groups.offsets], { alpha: 1, compute, out: 'f32' })[0];
+
 /**
  * alpha x W_e (or alpha x W_e^T) for the rows x of each group e: x [R, K], w [E, K, N] (transB: [E, N, K]) -> [R, N].
  * A row's result does not depend on how many rows its group has.

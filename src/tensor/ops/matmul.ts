@@ -6,6 +6,7 @@ import { apply, defineOp } from '../op.ts';
 import { type Shape, sizeOfShape, type Tensor } from '../tensor.ts';
 import { cast, reduceTo } from './binary.ts';
 import { broadcastShapes, sameShape, show, wantFloat } from './common.ts';
+import { isBlock, quantMatmul } from './quant.ts';
 import { expand, reshape } from './shape.ts';
 
 /** Precision of the products: f32, or operands rounded to bf16 with f32 sums. */
@@ -116,6 +117,7 @@ export interface MatmulOptions {
 export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tensor {
   if (a.rank < 2 || b.rank < 2)
     throw new AnsatzError(`matmul wants matrices, got ${show(a.shape)} and ${show(b.shape)}`);
+  if (isBlock(b.dtype)) return blockProduct(a, b, options);
   const p: MatmulParams = {
     transA: options.transA ?? false,
     transB: options.transB ?? false,
@@ -138,6 +140,21 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
   const flatAddend = addend && reshape(addend, [...lead, ...addend.shape.slice(-2)]);
   const c = apply(matmulOp, [x, y, bias, flatAddend], p)[0];
   return reshape(c, [...batch, c.shape[c.rank - 2], c.shape[c.rank - 1]]);
+}
+
+/** Rows times a weight in blocks, which holds its outputs in rows. */
+function blockProduct(a: Tensor, w: Tensor, options: MatmulOptions): Tensor {
+  if (options.transA || !options.transB || w.rank !== 2)
+    throw new AnsatzError(`matmul: a ${w.dtype} weight ${show(w.shape)} multiplies as x W^T only`, {
+      hint: 'use transB with a weight [out, in], or dequantise() it',
+    });
+  const k = a.shape[a.rank - 1];
+  const shape = [...a.shape.slice(0, -1), w.shape[0]];
+  const rows = sizeOfShape(a.shape.slice(0, -1));
+  const { bias = null, addend = null, alpha = 1, compute = a.dtype === 'bf16' ? 'bf16' : 'f32' } = options;
+  const flatAddend = addend && reshape(addend, [rows, w.shape[0]]);
+  const out = options.out ?? (a.dtype === 'bf16' ? 'bf16' : 'f32');
+  return reshape(quantMatmul(reshape(a, [rows, k]), w, bias, flatAddend, { alpha, compute, out }), shape);
 }
 
 /** Folds leading axes into one batch; keeps a matrix shared by all batches as it is. */

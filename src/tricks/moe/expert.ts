@@ -15,6 +15,7 @@ import {
   geluErf,
   glu,
   groupedMatmul,
+  isBlock,
   type Routing,
   relu,
   relu2,
@@ -79,9 +80,12 @@ export function expertMatrix(
   return { shape, init, role: 'hidden', fanIn: fan.in, fanOut: fan.out, decay: true, ...depth };
 }
 
-/** Product of each row with its expert's matrix, in the context's precision. */
+/**
+ * Product of each row with its expert's matrix, in the context's precision. Weights in blocks hold their outputs in rows
+ * however the layer keeps its own: `down` is packed as [E, d, f].
+ */
 export const expertLinear = (x: Tensor, w: Tensor, groups: Groups, c: ForwardContext, transB: boolean): Tensor =>
-  groupedMatmul(x, w, groups, { transB, compute: c.compute, out: c.activation });
+  groupedMatmul(x, w, groups, { transB: transB || isBlock(w.dtype), compute: c.compute, out: c.activation });
 
 interface DenseOptions {
   readonly hidden: number;

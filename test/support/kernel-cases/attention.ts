@@ -1,11 +1,11 @@
 // Cases of attention, forward and backward. The backward pass gets the out and lse that the reference computes.
-import type { DType } from '../../../src/backend/dtype.ts';
+import type { ElementType } from '../../../src/backend/dtype.ts';
 import { attention as refAttention } from '../../../src/backend/ref/attention.ts';
 import { gapped, gaussian, input, makeCase, output, outputIn, type Rng, tolerance, updated } from './build.ts';
 import type { CaseGenerator, KernelCase, TensorSpec } from './types.ts';
 
 interface Problem {
-  readonly dtype: DType;
+  readonly dtype: ElementType;
   readonly B: number;
   readonly Tq: number;
   readonly Tk: number;
@@ -107,7 +107,7 @@ function ints(s: Problem): number[] {
 const scaleOf = (s: Problem) => 1 / Math.sqrt(s.D);
 const outLength = (s: Problem) => span(s.B, s.Tq, tokens(s).tokOut, s.H, s.D);
 // Probabilities may pass through bf16 on their way into a bf16 product: 2^-9 each, on values of size 1.
-const close = (dtype: DType, factor: number) =>
+const close = (dtype: ElementType, factor: number) =>
   dtype === 'f32' ? tolerance(1e-5, 3e-6 * factor, 5e-6) : tolerance(1e-2, 1e-2 * factor, 8e-3);
 
 function forward(rng: Rng, s: Problem): KernelCase {

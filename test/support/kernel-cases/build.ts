@@ -1,5 +1,5 @@
 // Building blocks of the case generators: seeded random numbers, tensors, cases.
-import type { DType } from '../../../src/backend/dtype.ts';
+import type { ElementType } from '../../../src/backend/dtype.ts';
 import { bf16Bits, bf16Value } from '../../../src/backend/dtype.ts';
 import type { KernelCase, TensorSpec, Tolerance } from './types.ts';
 
@@ -64,39 +64,39 @@ export const tolerance = (rtol: number, atol: number, l2: number = Math.max(rtol
 /** 1 to 40 covers every remainder of every vector width; then block edges, and sizes that are split over threads. */
 export const LENGTHS = [0, ...Array.from({ length: 40 }, (_, k) => k + 1), 63, 64, 65, 1000, 5000, 100_003];
 
-export const floatDtype = (rng: Rng): DType => rng.pick(FLOATS);
+export const floatDtype = (rng: Rng): ElementType => rng.pick(FLOATS);
 export const contiguous = (dims: readonly number[]): number[] => dims.map((_, axis) => sizeOf(dims.slice(axis + 1)));
 export const sizeOf = (dims: readonly number[]): number => dims.reduce((a, b) => a * b, 1);
 
 /** The value that a dtype stores for x. */
-export function stored(dtype: DType, x: number): number {
+export function stored(dtype: ElementType, x: number): number {
   if (dtype === 'f32') return Math.fround(x);
   if (dtype === 'bf16') return bf16Value(bf16Bits(x));
   return dtype === 'i32' ? x | 0 : x & 255;
 }
 
 /** An input of n values drawn by `draw`. */
-export function input(dtype: DType, n: number, draw: (k: number) => number): TensorSpec {
+export function input(dtype: ElementType, n: number, draw: (k: number) => number): TensorSpec {
   const data = dtype === 'i32' ? new Int32Array(n) : dtype === 'u8' ? new Uint8Array(n) : new Float64Array(n);
   for (let k = 0; k < n; k++) data[k] = stored(dtype, draw(k));
   return { dtype, length: n, data, role: 'in' };
 }
 
 /** An input of normally distributed values. */
-export const gaussian = (rng: Rng, dtype: DType, n: number, scale = 1): TensorSpec =>
+export const gaussian = (rng: Rng, dtype: ElementType, n: number, scale = 1): TensorSpec =>
   input(dtype, n, () => scale * rng.normal());
 
 /** n normally distributed values in rows of `used`, `stride` apart; what lies between them is NaN and not to be used. */
-export const gapped = (rng: Rng, dtype: DType, n: number, stride: number, used: number): TensorSpec =>
+export const gapped = (rng: Rng, dtype: ElementType, n: number, stride: number, used: number): TensorSpec =>
   input(dtype, n, (k) => (stride > used && k % stride >= used ? Number.NaN : rng.normal()));
 
-export const output = (dtype: DType, n: number): TensorSpec => ({ dtype, length: n, data: null, role: 'out' });
+export const output = (dtype: ElementType, n: number): TensorSpec => ({ dtype, length: n, data: null, role: 'out' });
 
 /** A tensor that the kernel updates, or of which it must leave a part alone. */
 export const updated = (spec: TensorSpec): TensorSpec => ({ ...spec, role: 'inout' });
 
 /** An output that lies in argument `arg`. */
-export const outputIn = (arg: number, dtype: DType, n: number, offset = 0): TensorSpec => ({
+export const outputIn = (arg: number, dtype: ElementType, n: number, offset = 0): TensorSpec => ({
   ...output(dtype, n),
   alias: { arg, offset },
 });

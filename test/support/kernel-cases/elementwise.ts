@@ -1,5 +1,5 @@
 // Cases of the flat elementwise kernels and the gated ones.
-import type { DType } from '../../../src/backend/dtype.ts';
+import type { ElementType } from '../../../src/backend/dtype.ts';
 import {
   EXACT,
   FLOATS,
@@ -57,7 +57,7 @@ const domains: Record<string, Domain> = {
 function overLengths(
   kernel: string,
   rng: Rng,
-  build: (n: number, dtype: () => DType) => { inputs: TensorSpec[]; f?: number[]; tolerance: Tolerance },
+  build: (n: number, dtype: () => ElementType) => { inputs: TensorSpec[]; f?: number[]; tolerance: Tolerance },
 ): KernelCase[] {
   return LENGTHS.map((n) => {
     const { inputs, f, tolerance: tol } = build(n, () => floatDtype(rng));
@@ -105,7 +105,7 @@ const fromOutput: CaseGenerator = (kernel, rng) =>
     tolerance: tolerance(2e-6, 1e-6),
   }));
 
-const ALL: readonly DType[] = ['f32', 'bf16', 'i32', 'u8'];
+const ALL: readonly ElementType[] = ['f32', 'bf16', 'i32', 'u8'];
 
 const fill: CaseGenerator = (kernel, rng) =>
   ALL.flatMap((dtype) =>

@@ -1,20 +1,33 @@
 // Cases of every kernel of docs/kernels.md.
 import { attentionCases } from './attention.ts';
+import { blockAttentionCases } from './block-attention.ts';
 import { blockGateCases, unitSparsityCases } from './block-gate.ts';
+import { blockPartsCases } from './block-parts.ts';
 import type { Rng } from './build.ts';
 import { convCases } from './conv.ts';
+import { distilCases } from './distil.ts';
 import { elementwiseCases } from './elementwise.ts';
 import { factoredCases } from './factored.ts';
 import { gatherCases } from './gather-scatter.ts';
+import { longConvCases } from './long-conv.ts';
 import { lossCases } from './loss.ts';
+import { lshCases } from './lsh.ts';
 import { matmulCases } from './matmul.ts';
 import { normCases } from './norm.ts';
+import { obsCases } from './obs.ts';
 import { optimCases } from './optim.ts';
 import { optimOtherCases } from './optim-others.ts';
+import { pagedCases } from './paged.ts';
+import { pagedBlockCases } from './paged-blocks.ts';
+import { pagedConvCases } from './paged-conv.ts';
+import { pagedLshCases } from './paged-lsh.ts';
+import { quantCases } from './quant.ts';
+import { quantUnitCases } from './quant-units.ts';
 import { randomCases } from './random.ts';
 import { reduceCases } from './reduce.ts';
 import { ropeCases } from './rope.ts';
 import { routeCases } from './route.ts';
+import { scanCases } from './scan.ts';
 import { stridedCases } from './strided.ts';
 import type { CaseGenerator, KernelCase } from './types.ts';
 
@@ -32,13 +45,26 @@ const generators: Record<string, CaseGenerator> = {
   ...routeCases,
   ...gatherCases,
   ...lossCases,
+  ...distilCases,
+  ...lshCases,
   ...randomCases,
   ...convCases,
+  ...obsCases,
   ...optimCases,
   ...optimOtherCases,
+  ...blockAttentionCases,
   ...blockGateCases,
+  ...blockPartsCases,
   ...unitSparsityCases,
   ...factoredCases,
+  ...scanCases,
+  ...longConvCases,
+  ...pagedCases,
+  ...pagedBlockCases,
+  ...pagedConvCases,
+  ...pagedLshCases,
+  ...quantCases,
+  ...quantUnitCases,
 };
 
 /** Kernels that have cases. */

@@ -1,5 +1,5 @@
 // Cases of the kernels that take dims and strides: broadcasting arithmetic and strided copies.
-import type { DType } from '../../../src/backend/dtype.ts';
+import type { ElementType } from '../../../src/backend/dtype.ts';
 import {
   contiguous,
   EXACT,
@@ -115,7 +115,7 @@ const binary: CaseGenerator = (kernel, rng) => {
   const op = operations[kernel];
   return dimsToTest(rng).map((dims) => {
     const integer = rng.chance(0.15);
-    const dtype = (): DType => (integer ? 'i32' : floatDtype(rng));
+    const dtype = (): ElementType => (integer ? 'i32' : floatDtype(rng));
     const layouts = [randomLayout(rng, dims), randomLayout(rng, dims)];
     const operands = layouts.map(({ length }, side) =>
       input(dtype(), length, () => (integer ? op.drawInt : op.draw)(rng, side as 0 | 1)),
@@ -144,13 +144,13 @@ const where: CaseGenerator = (kernel, rng) =>
     });
   });
 
-function values(rng: Rng, dtype: DType, length: number): TensorSpec {
+function values(rng: Rng, dtype: ElementType, length: number): TensorSpec {
   return input(dtype, length, () => (dtype === 'i32' ? wide(rng) : dtype === 'u8' ? rng.int(0, 255) : rng.normal()));
 }
 
 const stridedRead: CaseGenerator = (kernel, rng) =>
   dimsToTest(rng).map((dims) => {
-    const dtype = rng.pick<DType>(['f32', 'bf16', 'i32', 'u8']);
+    const dtype = rng.pick<ElementType>(['f32', 'bf16', 'i32', 'u8']);
     // Any view: a layout as above, every axis of it perhaps reversed or taken in steps.
     const strides = randomLayout(rng, dims).strides.map((s) => s * rng.pick([1, 1, 1, -1, 2]));
     const { length, origin } = extent(dims, strides);
@@ -162,7 +162,7 @@ const stridedRead: CaseGenerator = (kernel, rng) =>
 const stridedWrite: CaseGenerator = (kernel, rng) =>
   dimsToTest(rng).map((dims) => {
     const adding = kernel === 'strided_add';
-    const dtype = rng.pick<DType>(adding ? ['f32', 'bf16'] : ['f32', 'bf16', 'i32', 'u8']);
+    const dtype = rng.pick<ElementType>(adding ? ['f32', 'bf16'] : ['f32', 'bf16', 'i32', 'u8']);
     const axes = dims.map((_, axis) => axis);
     const every = rng.int(1, 2);
     const strides = packed(dims, rng.chance(0.5) ? axes : rng.shuffled(axes), rng.int(0, 3)).map((s) => s * every);

@@ -1,9 +1,9 @@
 // One call of a kernel with concrete data: what the walk-the-table test runs on a device and on the reference.
-import type { DType } from '../../../src/backend/dtype.ts';
+import type { ElementType } from '../../../src/backend/dtype.ts';
 import type { RefArray } from '../../../src/backend/ref/types.ts';
 
 export interface TensorSpec {
-  readonly dtype: DType;
+  readonly dtype: ElementType;
   readonly length: number;
   /** Values, already rounded to the dtype so that device and reference see the same; null = an output, poisoned. */
   readonly data: RefArray | null;
