@@ -1,11 +1,14 @@
 /** The decoder of a model: by rows where every part of it can, by computing anew where one cannot. */
 import type { Device } from '../backend/device.ts';
+import { AnsatzError } from '../backend/errors.ts';
 import { layoutTraits, type Model } from '../model/model.ts';
 import { blockSlot, type ModelSpec } from '../model/spec.ts';
 import { decodesRows, type ParamTree } from '../nn/index.ts';
-import type { CacheFormat, Compute } from '../tensor/index.ts';
+import type { BlockType, CacheFormat, Compute } from '../tensor/index.ts';
+import { disposeBlocks, inBlocks } from './blocks.ts';
 import { bytesOf, type Decoding, Engine, Passes, poolsOf } from './engine/index.ts';
 import { Recompute } from './recompute.ts';
+import { DraftModel } from './speculation/draft-model.ts';
 import { Window } from './window.ts';
 
 /** Tokens of a page. */
@@ -23,8 +26,15 @@ export interface DecodingOptions {
   readonly rows?: number;
   /** Tokens drafted at a time, for requests with a drafter. */
   readonly drafts?: number;
+  /** A small model with the same tokens that guesses for this one; its parameters stay the caller's. */
+  readonly draft?: { readonly model: Model; readonly params: ParamTree; readonly compute: Compute };
   /** Whether texts may begin with tokens that see each other (prefix-LM). */
   readonly ahead?: boolean;
+  /**
+   * How matrices lie: in blocks that keep all of their bits (by default), in blocks of fewer, or as they are ('plain').
+   * Only blocks make a request's text independent of what else is served.
+   */
+  readonly weights?: BlockType | 'plain';
   /** Compute the whole text anew for every token, whatever the spec. */
   readonly recompute?: boolean;
 }
@@ -64,14 +74,20 @@ export function openDecoding(device: Device, model: Model, params: ParamTree, o:
   }
   const format = o.cache ?? (o.compute === 'bf16' ? 'bf16' : 'f32');
   const { own, memory } = poolsOf(model);
-  const maxPages = Math.ceil(context / PAGE);
+  // What an encoder reads may stand before a text, and is as long at most.
+  const longest = model.encoder?.before ? 2 * context : context;
+  const maxPages = Math.ceil(longest / PAGE);
   const sequences = o.sequences ?? 8;
   const each = bytesOf(own, PAGE, format) + bytesOf(memory, PAGE, format);
   const wanted = o.cacheBytes === undefined ? sequences * maxPages : Math.floor(o.cacheBytes / Math.max(1, each));
   const pages = Math.max(maxPages, wanted);
   const sizes = { page: PAGE, pages, sequences };
-  const passes = new Passes(device, model, params, { compute: o.compute, format, maxPages, ...sizes });
-  const engine = new Engine({ passes, vocab, context, rows: o.rows, drafts: o.drafts, ...sizes });
+  const weights = o.weights ?? (o.compute === 'bf16' ? 'bf16x16' : 'f32x16');
+  const used = weights === 'plain' ? params : inBlocks(model, params, { matrices: weights });
+  const passes = new Passes(device, model, used, { compute: o.compute, format, maxPages, ...sizes });
+  const drafting = o.draft && openDraft(device, o.draft, sequences);
+  const draftModel = drafting?.drafter;
+  const engine = new Engine({ passes, vocab, context, rows: o.rows, drafts: o.drafts, draftModel, ...sizes });
   return {
     recomputes: null,
     submit: (r) => engine.submit(r),
@@ -79,6 +95,31 @@ export function openDecoding(device: Device, model: Model, params: ParamTree, o:
     close: async () => {
       await engine.close();
       passes.dispose();
+      drafting?.dispose();
+      disposeBlocks(used, params);
+    },
+  };
+}
+
+/** The small model with pages for as many full sequences as the large one serves. */
+function openDraft(
+  device: Device,
+  { model, params, compute }: NonNullable<DecodingOptions['draft']>,
+  sequences: number,
+) {
+  const why = whyNotRows(model.spec) ?? (model.encoder ? 'an encoder' : null);
+  if (why) throw new AnsatzError(`a model with ${why} cannot draft for another`);
+  const { context, vocab } = model.spec;
+  const maxPages = Math.ceil(context / PAGE);
+  const sizes = { page: PAGE, pages: sequences * maxPages, sequences };
+  const format = compute === 'bf16' ? 'bf16' : 'f32';
+  const used = inBlocks(model, params, { matrices: compute === 'bf16' ? 'bf16x16' : 'f32x16' });
+  const passes = new Passes(device, model, used, { compute, format, maxPages, ...sizes });
+  return {
+    drafter: new DraftModel({ passes, vocab, context, page: PAGE, sequences }),
+    dispose: () => {
+      passes.dispose();
+      disposeBlocks(used, params);
     },
   };
 }

@@ -10,9 +10,10 @@ import { noGrad, scope, trace, zeros } from '../tensor/index.ts';
 
 /**
  * matrix: rows are multiplied by it, y = x W^T. table: rows are read from it by id. shared: both (a tied embedding).
- * experts: the same as matrix, one for each group of rows. other: anything else.
+ * experts: the same as matrix, one for each group of rows; columns: the same with outputs in columns. factor: the factor E
+ * of a factored matrix. kernel: of a convolution over modules. other: anything else.
  */
-export type WeightUse = 'matrix' | 'table' | 'shared' | 'experts' | 'other';
+export type WeightUse = 'matrix' | 'table' | 'shared' | 'experts' | 'columns' | 'factor' | 'kernel' | 'other';
 
 /** Uses of parameters by path; those that a pass over text does not touch are missing. */
 export function weightUses(model: Model): Map<string, WeightUse> {
@@ -39,7 +40,7 @@ export function weightUses(model: Model): Map<string, WeightUse> {
         const before = uses.get(path);
         const both = before && before !== use && before !== 'other' && use !== 'other';
         const kinds = new Set([before, use]);
-        const shared = both && (kinds.has('table') || kinds.has('shared')) && !kinds.has('experts');
+        const shared = both && kinds.has('table') && (kinds.has('matrix') || kinds.has('shared'));
         uses.set(path, !before || before === use ? use : shared ? 'shared' : 'other');
       });
     return uses;
@@ -52,6 +53,8 @@ function useIn(kernel: string, argument: number, ints: readonly number[]): Weigh
   if (kernel === 'matmul' && argument === 2 && ints[0] === 1 && ints[5] === 1 && ints[9] === 1) return 'matrix';
   if (kernel === 'embedding' && argument === 1) return 'table';
   // rows, groups, N, K, transB, most, compute
-  if (kernel === 'grouped_matmul' && argument === 2 && ints[4] === 1 && ints[6] === 1) return 'experts';
+  if (kernel === 'grouped_matmul' && argument === 2 && ints[6] === 1) return ints[4] === 1 ? 'experts' : 'columns';
+  if (kernel === 'factored_linear' && argument === 3) return 'factor';
+  if (kernel === 'module_conv' && argument === 2) return 'kernel';
   return 'other';
 }

@@ -4,7 +4,7 @@
  */
 import type { Device } from '../backend/device.ts';
 import { AnsatzError } from '../backend/errors.ts';
-import { fill, normal, RandomState, type Shape, scope, sizeOfShape, Tensor } from '../tensor/index.ts';
+import { type BlockType, fill, normal, RandomState, type Shape, scope, sizeOfShape, Tensor } from '../tensor/index.ts';
 
 export type Init =
   | { readonly kind: 'normal'; readonly std: number }
@@ -45,6 +45,11 @@ export interface Module {
   readonly children?: Readonly<Record<string, Module>>;
   /** Replaces the specs of the parameters below, by name (parametrisations). */
   adjust?(p: NamedParam): ParamSpec;
+  /**
+   * Own parameters as decoding wants them, matrices in blocks of a type (docs/quantised.md); forward() takes either form.
+   * Absent, or null: each by itself, as src/infer/blocks.ts puts them.
+   */
+  forDecoding?(p: ParamTree, type: BlockType): ParamTree | null;
   /** In-place updates of untrained state at the end of an optimiser step, inside the captured step. */
   afterStep?(p: ParamTree): void;
 }

@@ -158,7 +158,7 @@ export function reportOf(r: ReportInput): string {
     '',
     `**Base.** Decoder, width ${size.width}, ${size.depth} blocks, ${size.heads} heads, gated feed-forward of ${size.hidden} units, RMSNorm, RoPE, tied embeddings, vocabulary ${base.config!.model.vocab}, rows of ${size.length} tokens, ${size.batch} rows a step, ${size.precision ?? 'bf16'}; AdamW at ${BASE_RATE}, 3% warm-up, the last 60% decay to 0.`,
     '',
-    "**Arms.** Each registered trick that is a change of config, with the values its own patch suggests, and otherwise the base's settings. No arm was tuned; the base's rate, batch and width were chosen from about ten single runs on such text, which favours the base. Rates are the base's; other optimisers have theirs in the ratio of their defaults to AdamW's default. `base-again` is the base from other initial parameters: a verdict there would be a false one. `moe-wide` has the base's active parameters and more in all.",
+    "**Arms.** Each registered trick that is a change of config, with the values its own patch suggests, and otherwise the base's settings. No arm was tuned; the base's rate, batch and width were chosen from 13 single runs on such text, which favours the base. Rates are the base's; other optimisers have theirs in the ratio of their defaults to AdamW's default. `base-again` is the base from other initial parameters: a verdict there would be a false one. `moe-wide` has the base's active parameters and more in all.",
     '',
     `**Equal parameters.** Feed-forward units are added or taken away until the trainable parameters (special tokens of an objective included) are those of the base; all within ${100 * EQUAL}% unless the notes say otherwise.`,
     '',

@@ -23,7 +23,10 @@ import {
   concat,
   dropout,
   factoredLinear,
+  isBlock,
+  matmul,
   moduleConv,
+  pad,
   pagedSelfAttention,
   reshape,
   slice,
@@ -106,11 +109,25 @@ export function buildSparseQkv(o: SparseQkvOptions, context: SlotContext): Mixer
     const [rows, reach] = u.shape;
     const input = c.activation === 'bf16' ? cast(u, 'bf16') : u;
     const convolved = parts.map((name) => {
-      const all = moduleConv(input, tensorOf(p, name), biasOf(p, name), { segments: null, compute: c.compute });
+      const w = tensorOf(p, name);
+      if (isBlock(w.dtype)) return reshape(convolvedLast(input, w, biasOf(p, name), c), [1, rows, heads, d / heads]);
+      const all = moduleConv(input, w, biasOf(p, name), { segments: null, compute: c.compute });
       return reshape(slice(all, 1, reach - 1, reach), [1, rows, heads, d / heads]);
     });
     const [q, v] = [convolved[0], convolved[convolved.length - 1]];
     return concat([q, o.shareQk ? q : convolved[1], v], 2);
+  };
+
+  /** The convolution's last step as a product, its kernel in blocks [M, lengthKernel J M]: u [R, lengthKernel, S, M]. */
+  const convolvedLast = (u: Tensor, w: Tensor, convBias: Tensor | null, c: ForwardContext): Tensor => {
+    const [rows, reach] = u.shape;
+    const J = w.shape[1] / (reach * M);
+    const wide = pad(u, 2, (J - 1) / 2, (J - 1) / 2);
+    const taps = Array.from({ length: reach * J }, (_, n) => {
+      const k = Math.floor(n / J);
+      return reshape(slice(slice(wide, 1, k, k + 1), 2, n % J, (n % J) + S), [rows * S, M]);
+    });
+    return matmul(concat(taps, 1), w, { transB: true, compute: c.compute, bias: convBias, out: c.activation });
   };
 
   const write = (p: ParamTree, mixed: Tensor, residual: Tensor, c: ForwardContext): Tensor => {
