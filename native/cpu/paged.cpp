@@ -5,17 +5,6 @@
 namespace ansatz {
 namespace {
 
-// The page of a row's token, or -1 for rows that stand for nothing.
-ANSATZ_INLINE int64_t page_of(const int32_t* table, int64_t max_pages, int64_t sequence, int64_t position, int64_t page) {
-  if (sequence < 0) return -1;
-  const int64_t n = position / page;
-  if (position < 0 || n >= max_pages) {
-    raise(INDEX_OUT_OF_RANGE, position, max_pages * page);
-    return -1;
-  }
-  return table[sequence * max_pages + n];
-}
-
 template <class F, class In>
 void append_head(const PageHead<F>& h, const PageShape& s, int64_t slot, const In* k, const In* v) {
   float key_scale = 1.0f, value_scale = 1.0f;
@@ -56,35 +45,6 @@ void paged_append(const Call& c) {
   });
 }
 
-template <class In> void read_queries(const PagedProblem& p, const Tile& t, const In* q) {
-  for (int64_t m = 0; m < t.M; m++) {
-    const In* from = q + (t.row + m / p.group) * p.tok_q + (t.head * p.group + m % p.group) * p.shape.D;
-    for (int64_t d = 0; d < p.shape.D; d++) t.q[m * p.shape.D + d] = to_float(from[d]) * p.scale;
-  }
-}
-
-// A tile's memory: queries, scores, sums; widened pages.
-inline void carve(const PagedProblem& p, Tile& t, int thread, int64_t most) {
-  const PageShape& s = p.shape;
-  float* at = static_cast<float*>(pool_scratch(thread, 1, (most * (s.D + s.page + 2 * s.Dp + 5) + 64) * 4));
-  t.part = at, at += most * s.Dp;
-  t.total = at, at += most * s.Dp;
-  t.scores = at, at += most * s.page;
-  t.q = at, at += most * s.D;
-  t.part_max = at, at += most;
-  t.part_sum = at, at += most;
-  t.max = at, at += most;
-  t.sum = at;
-  float* wide = static_cast<float*>(pool_scratch(thread, 2, (s.D + s.Dp) * s.page * 4));
-  t.keys = wide, t.values = wide + s.D * s.page;
-}
-
-template <class Out> void write_out(const PagedProblem& p, const Tile& t, int64_t m, const float* total, float sum, Out* out) {
-  Out* to = out + (t.row + m / p.group) * p.tok_out + (t.head * p.group + m % p.group) * p.shape.D;
-  const float scale = sum > 0.0f ? 1.0f / sum : 0.0f;
-  for (int64_t d = 0; d < p.shape.D; d++) store_one(to + d, total[d] * scale);
-}
-
 // f(tile) for every run of rows of one sequence among rows [begin, end).
 template <class Fn> void runs(const PagedProblem& p, int64_t begin, int64_t end, int64_t head, const Fn& f) {
   for (int64_t r = begin; r < end;) {
@@ -120,8 +80,9 @@ template <class F, class In, class Out> void attend(const PagedProblem& p, const
   const auto blank = [&](const Tile& t) {
     const float zero[1] = {0.0f};
     for (int64_t m = 0; m < t.M; m++) {
-      Out* to = out + (t.row + m / p.group) * p.tok_out + (t.head * p.group + m % p.group) * s.D;
-      for (int64_t d = 0; d < s.D; d++) store_one(to + d, zero[0]);
+      const int64_t row = t.row + m / p.group, head = t.head * p.group + m % p.group;
+      for (int64_t d = 0; d < s.D; d++) store_one(out + row * p.tok_out + head * s.D + d, zero[0]);
+      if (p.lse) p.lse[row * p.H + head] = -__builtin_inff();
     }
   };
   const auto last_page = [&](int64_t split) {
@@ -142,7 +103,7 @@ template <class F, class In, class Out> void attend(const PagedProblem& p, const
           for (int64_t m = 0; m < t.M; m++)
             merge_part(t.total + m * s.Dp, t.max + m, t.sum + m, t.part + m * s.Dp, t.part_max[m], t.part_sum[m], s.Dp, n == 0);
         }
-        for (int64_t m = 0; m < t.M; m++) write_out(p, t, m, t.total + m * s.Dp, t.sum[m], out);
+        for (int64_t m = 0; m < t.M; m++) write_out(p, t, m, t.total + m * s.Dp, t.max[m], t.sum[m], out);
       });
     });
     return;
@@ -181,22 +142,24 @@ template <class F, class In, class Out> void attend(const PagedProblem& p, const
           const float* part = part_at(t, m, n);
           merge_part(total, max, sum, part, part[s.Dp], part[s.Dp + 1], s.Dp, n == 0);
         }
-        write_out(p, t, m, total, *sum, out);
+        write_out(p, t, m, total, *max, *sum, out);
       }
     });
   });
 }
 
 void paged_attention(const Call& c) {
-  PagedProblem p;
+  PagedProblem p = {};
   p.R = c.i[0], p.H = c.i[1], p.group = c.i[1] / c.i[2], p.max_pages = c.i[5];
   p.shape = page_shape(c.i[2], c.i[3], c.i[4], c.i[6]);
   p.tok_q = c.i[7], p.tok_out = c.i[8], p.window = c.i[9], p.bias_length = c.i[10];
+  p.block = c.i[11], p.back = c.i[12];
   p.scale = static_cast<float>(c.f[0]);
   p.pool = c.ptr<uint8_t>(2);
   p.bias = c.ptr<const float>(3);
   p.table = c.ptr<const int32_t>(4), p.sequence = c.ptr<const int32_t>(5);
   p.position = c.ptr<const int32_t>(6), p.reach = c.ptr<const int32_t>(7);
+  p.lse = c.np > 8 ? c.ptr<float>(8) : nullptr;
   with_format(c.i[6], [&](auto f) {
     typedef decltype(f) F;
     if (c.t[1] == BF16) {
@@ -205,6 +168,30 @@ void paged_attention(const Call& c) {
     } else if (c.t[0] == BF16) attend<F>(p, c.ptr<const float>(1), c.ptr<bf16>(0));
     else attend<F>(p, c.ptr<const float>(1), c.ptr<float>(0));
   });
+}
+
+// One softmax over the keys of two attentions, from their results and log-sum-exps.
+template <class In, class Out> void merge(const Call& c, const In* a, const In* b, Out* out) {
+  const int64_t n = c.i[0], D = c.i[1];
+  const float *lse_a = c.ptr<const float>(3), *lse_b = c.ptr<const float>(4);
+  parallel_range(n, 64, [&](int64_t begin, int64_t end, int) {
+    for (int64_t k = begin; k < end; k++) {
+      const float top = lse_a[k] > lse_b[k] ? lse_a[k] : lse_b[k];
+      const bool none = top == -__builtin_inff();
+      const float x = none ? 0.0f : vexp(splat(lse_a[k] - top))[0], y = none ? 0.0f : vexp(splat(lse_b[k] - top))[0];
+      const float scale = none ? 0.0f : 1.0f / (x + y);
+      for (int64_t d = 0; d < D; d++)
+        store_one(out + k * D + d, (to_float(a[k * D + d]) * x + to_float(b[k * D + d]) * y) * scale);
+    }
+  });
+}
+
+void merge_attention(const Call& c) {
+  if (c.t[1] == BF16) {
+    if (c.t[0] == BF16) merge(c, c.ptr<const bf16>(1), c.ptr<const bf16>(2), c.ptr<bf16>(0));
+    else merge(c, c.ptr<const bf16>(1), c.ptr<const bf16>(2), c.ptr<float>(0));
+  } else if (c.t[0] == BF16) merge(c, c.ptr<const float>(1), c.ptr<const float>(2), c.ptr<bf16>(0));
+  else merge(c, c.ptr<const float>(1), c.ptr<const float>(2), c.ptr<float>(0));
 }
 
 // Plain vectors a token, f32 [pages, page, width]: writes those of the rows' tokens.
@@ -223,26 +210,46 @@ void paged_write(const Call& c) {
   });
 }
 
-// The vectors that lie `back` tokens before the rows' own; zeros before a sequence's start.
-void paged_read(const Call& c) {
-  const int64_t R = c.i[0], width = c.i[1], page = c.i[2], max_pages = c.i[3], back = c.i[4];
-  const int32_t *table = c.ptr<const int32_t>(2), *sequence = c.ptr<const int32_t>(3), *position = c.ptr<const int32_t>(4);
+// x, or the pool's vector where the row's sequence has one at its position.
+void paged_choose(const Call& c) {
+  const int64_t R = c.i[0], width = c.i[1], page = c.i[2], max_pages = c.i[3];
+  const int32_t *table = c.ptr<const int32_t>(3), *sequence = c.ptr<const int32_t>(4), *position = c.ptr<const int32_t>(5);
+  const int32_t* reach = c.ptr<const int32_t>(6);
   parallel_range(R, 16, [&](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; r++) {
-      const int64_t at = static_cast<int64_t>(position[r]) - back;
-      const int64_t n = at < 0 ? -1 : page_of(table, max_pages, sequence[r], at, page);
-      const float* from = n < 0 ? nullptr : c.ptr<const float>(1) + (n * page + at % page) * width;
-      for (int64_t k = 0; k < width; k++) {
-        const float x = from ? from[k] : 0.0f;
-        if (c.t[0] == F32) c.ptr<float>(0)[r * width + k] = x;
-        else c.ptr<bf16>(0)[r * width + k] = to_bf16(x);
+      const float* from = c.ptr<const float>(1) + r * width;
+      if (sequence[r] >= 0 && position[r] <= reach[r]) {
+        const int64_t n = page_of(table, max_pages, sequence[r], position[r], page);
+        if (n < 0) continue;
+        from = c.ptr<const float>(2) + (n * page + position[r] % page) * width;
       }
+      std::memcpy(c.ptr<float>(0) + r * width, from, static_cast<size_t>(width) * 4);
     }
   });
+}
+
+// The vectors of `count` tokens, the first of them `back` before the rows' own; zeros before a sequence's start.
+template <class Out> void read_vectors(const Call& c, Out* out) {
+  const int64_t R = c.i[0], width = c.i[1], page = c.i[2], max_pages = c.i[3], back = c.i[4], count = c.i[5];
+  const int32_t *table = c.ptr<const int32_t>(2), *sequence = c.ptr<const int32_t>(3), *position = c.ptr<const int32_t>(4);
+  parallel_range(R * count, 16, [&](int64_t begin, int64_t end, int) {
+    for (int64_t k = begin; k < end; k++) {
+      const int64_t r = k / count, at = position[r] - back + k % count;
+      const int64_t n = at < 0 ? -1 : page_of(table, max_pages, sequence[r], at, page);
+      const float* from = n < 0 ? nullptr : c.ptr<const float>(1) + (n * page + at % page) * width;
+      for (int64_t j = 0; j < width; j++) store_one(out + k * width + j, from ? from[j] : 0.0f);
+    }
+  });
+}
+
+void paged_read(const Call& c) {
+  if (c.t[0] == BF16) read_vectors(c, c.ptr<bf16>(0));
+  else read_vectors(c, c.ptr<float>(0));
 }
 
 }  // namespace
 }  // namespace ansatz
 
 ANSATZ_KERNELS(paged, {"paged_append", paged_append}, {"paged_attention", paged_attention},
-               {"paged_write", paged_write}, {"paged_read", paged_read})
+               {"paged_write", paged_write}, {"paged_read", paged_read},
+               {"paged_choose", paged_choose}, {"merge_attention", merge_attention})

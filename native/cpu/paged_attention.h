@@ -12,11 +12,13 @@ constexpr int64_t SPLIT_PAGES = 8;
 
 struct PagedProblem {
   int64_t R, H, group, max_pages, tok_q, tok_out, window, bias_length;
+  int64_t block, back;   // block > 0: keys of the block of that size which lies `back` before the row's own
   float scale;
   PageShape shape;
   uint8_t* pool;
   const float* bias;   // [H, bias_length]: by distance, the last entry is distance 0
   const int32_t *table, *sequence, *position, *reach;
+  float* lse;          // [R, H], or null
 };
 
 // Consecutive rows of one sequence, and a key head: M = rows * group queries.
@@ -26,14 +28,20 @@ struct Tile {
   float *q, *scores, *part, *total;             // [M][D], [M][page], [M][Dp], [M][Dp]
   float *part_max, *part_sum, *max, *sum;       // [M]
   float *keys, *values;                         // a page widened to f32, for tiles of many queries
+  const float* hide;                            // [page], added to scores: -inf hides a key; or null
 };
 
-// First and last key that a row sees.
+// First and last key that a row sees; 0 and -1 for none.
 ANSATZ_INLINE int64_t first_key(const PagedProblem& p, int64_t row) {
+  const int64_t own = p.block ? p.position[row] / p.block - p.back : 0;
+  if (p.block) return own > 0 ? own * p.block : 0;
   const int64_t low = p.window ? p.position[row] - p.window + 1 : 0;
   return low > 0 ? low : 0;
 }
-ANSATZ_INLINE int64_t last_key(const PagedProblem& p, int64_t row) { return p.reach[row]; }
+ANSATZ_INLINE int64_t last_key(const PagedProblem& p, int64_t row) {
+  const int64_t end = p.block ? (p.position[row] / p.block - p.back + 1) * p.block - 1 : p.reach[row];
+  return end < 0 ? -1 : (end < p.reach[row] ? end : p.reach[row]);
+}
 
 // S[MR][page] = q[MR][D] keys[D][page]. Sums run over d in order, whatever MR is.
 template <class F, int MR>
@@ -109,6 +117,8 @@ void soften(const PagedProblem& p, const Tile& t, const PageHead<F>& h, int64_t 
       S[j] += bias[at < 0 ? 0 : (at >= p.bias_length ? p.bias_length - 1 : at)];
     }
   }
+  if (t.hide)
+    for (int64_t j = 0; j < page; j += W) store(S + j, load(S + j) + load(t.hide + j));
   const float none = -__builtin_inff();
   for (int64_t j = 0; j < page && j < low; j++) S[j] = none;
   for (int64_t j = high + 1; j < page; j++) S[j] = none;
@@ -141,11 +151,27 @@ void attend_page(const PagedProblem& p, const Tile& t, const PageHead<F>& h, con
   for (; m < t.M; m++) mix_rows<Plain, 1>(t.scores + m * s.page, alpha + m, values, s, count, t.part + m * s.Dp);
 }
 
+// The first `count` keys of page n of the sequence.
+template <class F> void attend_keys(const PagedProblem& p, const Tile& t, int64_t n, int64_t count, float* alpha) {
+  const PageShape& s = p.shape;
+  const PageHead<F> h = page_head<F>(p.pool, s, t.pages[n], t.head);
+  if (t.M <= 4 || sizeof(typename F::cell) == 4)
+    return attend_page<F, F>(p, t, h, h.keys, h.values, n * s.page, count, alpha);
+  for (int64_t k = 0; k < s.D * s.page; k += W) store(t.keys + k, F::read(h.keys + k));
+  for (int64_t k = 0; k < count * s.Dp; k += W) store(t.values + k, F::read(h.values + k));
+  attend_page<F, KvF32>(p, t, h, t.keys, t.values, n * s.page, count, alpha);
+}
+
+// Sums of a tile before its first key.
+inline void begin_part(const Tile& t, int64_t Dp) {
+  std::memset(t.part, 0, static_cast<size_t>(t.M * Dp) * 4);
+  for (int64_t m = 0; m < t.M; m++) t.part_max[m] = -__builtin_inff(), t.part_sum[m] = 0.0f;
+}
+
 // The keys of pages [first, last] that any row of the tile sees, into t.part.
 template <class F> void attend_split(const PagedProblem& p, const Tile& t, int64_t first, int64_t last, float* alpha) {
   const PageShape& s = p.shape;
-  std::memset(t.part, 0, static_cast<size_t>(t.M * s.Dp) * 4);
-  for (int64_t m = 0; m < t.M; m++) t.part_max[m] = -__builtin_inff(), t.part_sum[m] = 0.0f;
+  begin_part(t, s.Dp);
   int64_t low = INT64_MAX, high = -1;
   for (int64_t r = t.row; r < t.row + t.rows; r++) {
     const int64_t a = first_key(p, r), b = last_key(p, r);
@@ -154,16 +180,40 @@ template <class F> void attend_split(const PagedProblem& p, const Tile& t, int64
   for (int64_t n = first; n <= last; n++) {
     const int64_t base = n * s.page;
     if (base > high || base + s.page <= low) continue;
-    const PageHead<F> h = page_head<F>(p.pool, s, t.pages[n], t.head);
-    const int64_t count = high - base + 1 < s.page ? high - base + 1 : s.page;
-    if (t.M <= 4 || sizeof(typename F::cell) == 4) {
-      attend_page<F, F>(p, t, h, h.keys, h.values, base, count, alpha);
-      continue;
-    }
-    for (int64_t k = 0; k < s.D * s.page; k += W) store(t.keys + k, F::read(h.keys + k));
-    for (int64_t k = 0; k < count * s.Dp; k += W) store(t.values + k, F::read(h.values + k));
-    attend_page<F, KvF32>(p, t, h, t.keys, t.values, base, count, alpha);
+    attend_keys<F>(p, t, n, high - base + 1 < s.page ? high - base + 1 : s.page, alpha);
   }
+}
+
+template <class In> void read_queries(const PagedProblem& p, const Tile& t, const In* q) {
+  for (int64_t m = 0; m < t.M; m++) {
+    const In* from = q + (t.row + m / p.group) * p.tok_q + (t.head * p.group + m % p.group) * p.shape.D;
+    for (int64_t d = 0; d < p.shape.D; d++) t.q[m * p.shape.D + d] = to_float(from[d]) * p.scale;
+  }
+}
+
+// A tile's memory: queries, scores, sums; widened pages.
+inline void carve(const PagedProblem& p, Tile& t, int thread, int64_t most) {
+  const PageShape& s = p.shape;
+  float* at = static_cast<float*>(pool_scratch(thread, 1, (most * (s.D + s.page + 2 * s.Dp + 5) + 64) * 4));
+  t.part = at, at += most * s.Dp;
+  t.total = at, at += most * s.Dp;
+  t.scores = at, at += most * s.page;
+  t.q = at, at += most * s.D;
+  t.part_max = at, at += most;
+  t.part_sum = at, at += most;
+  t.max = at, at += most;
+  t.sum = at;
+  float* wide = static_cast<float*>(pool_scratch(thread, 2, (s.D + s.Dp) * s.page * 4));
+  t.keys = wide, t.values = wide + s.D * s.page;
+}
+
+template <class Out>
+void write_out(const PagedProblem& p, const Tile& t, int64_t m, const float* total, float max, float sum, Out* out) {
+  const int64_t row = t.row + m / p.group, head = t.head * p.group + m % p.group;
+  Out* to = out + row * p.tok_out + head * p.shape.D;
+  const float scale = sum > 0.0f ? 1.0f / sum : 0.0f;
+  if (p.lse) p.lse[row * p.H + head] = sum > 0.0f ? max + vlog(splat(sum))[0] : -__builtin_inff();
+  for (int64_t d = 0; d < p.shape.D; d++) store_one(to + d, total[d] * scale);
 }
 
 // total += part, both being (maximum, sum, weighted values). `fresh`: nothing has been added yet.

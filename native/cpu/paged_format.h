@@ -100,6 +100,28 @@ template <class F> ANSATZ_INLINE PageHead<F> page_head(uint8_t* pool, const Page
   return h;
 }
 
+// The page of a row's token, or -1 for rows that stand for nothing.
+ANSATZ_INLINE int64_t page_of(const int32_t* table, int64_t max_pages, int64_t sequence, int64_t position,
+                              int64_t page) {
+  if (sequence < 0) return -1;
+  const int64_t n = position / page;
+  if (position < 0 || n >= max_pages) {
+    raise(INDEX_OUT_OF_RANGE, position, max_pages * page);
+    return -1;
+  }
+  return table[sequence * max_pages + n];
+}
+
+// Whether every row's token lies in the page table; if not, that is reported.
+inline bool rows_fit(int64_t R, const int32_t* sequence, const int32_t* position, int64_t limit) {
+  for (int64_t r = 0; r < R; r++)
+    if (sequence[r] >= 0 && (position[r] < 0 || position[r] >= limit)) {
+      raise(INDEX_OUT_OF_RANGE, position[r], limit);
+      return false;
+    }
+  return true;
+}
+
 // Calls f with the format's type.
 template <class Fn> ANSATZ_INLINE void with_format(int64_t format, const Fn& f) {
   if (format == 0) f(KvF32{});

@@ -1,7 +1,7 @@
 /** The decoder of a model: by rows where every part of it can, by computing anew where one cannot. */
 import type { Device } from '../backend/device.ts';
 import { AnsatzError } from '../backend/errors.ts';
-import { layoutTraits, type Model } from '../model/model.ts';
+import { buildModel, layoutTraits, type Model } from '../model/model.ts';
 import { blockSlot, type ModelSpec } from '../model/spec.ts';
 import { decodesRows, type ParamTree } from '../nn/index.ts';
 import type { BlockType, CacheFormat, Compute } from '../tensor/index.ts';
@@ -46,7 +46,15 @@ export function whyNotRows(spec: ModelSpec): string | null {
   if (wrong) return `attention ${wrong.kind}`;
   const { rows } = layoutTraits(spec);
   const layout = typeof spec.layout === 'string' ? spec.layout : spec.layout.kind;
-  return (typeof rows === 'function' ? rows(spec) : rows) ? null : `layout ${layout}`;
+  if (!(typeof rows === 'function' ? rows(spec) : rows)) return `layout ${layout}`;
+  // Layers may refuse what others of the spec bring (positions that turn heads in pieces only).
+  try {
+    poolsOf(buildModel(spec));
+    return null;
+  } catch (error) {
+    if (error instanceof AnsatzError) return error.message;
+    throw error;
+  }
 }
 
 export interface OpenDecoding extends Decoding {

@@ -49,6 +49,11 @@ export type Memory = readonly ({ readonly key: Tensor; readonly value: Tensor } 
 
 /** The encoder of a layout that has one: a memory is computed once and read by any number of decoder passes. */
 export interface EncoderPart {
+  /**
+   * Decoders read the states as the past of their own tokens: in decoding by rows they are the first tokens of a
+   * sequence (RowPass.memory holds their vectors), and there is nothing else to look at.
+   */
+  readonly before?: boolean;
   /** Hidden states [B, Te, d] of the encoder, normalised. */
   encode(p: ParamTree, encoder: EncoderBatch, c: ForwardContext, pairs?: VisiblePairs): Tensor;
   /** Free of positions: memories of separate texts may be joined, dropped and reordered. */

@@ -4,26 +4,20 @@
  * pages, through the context's `rows`. All such state is per token: taking back a speculated token is a shorter length,
  * and sequences with the same beginning share its pages.
  */
-import {
-  type CacheFormat,
-  pagedRead,
-  pagedWrite,
-  type RowIndex,
-  reshape,
-  stack,
-  type Tensor,
-} from '../tensor/index.ts';
+import { type CacheFormat, pagedRecent, pagedWrite, type RowIndex, reshape, type Tensor } from '../tensor/index.ts';
 
 /** State of one layer, asked for in the same order by every pass of a model. */
 export interface RowState {
   readonly index: RowIndex;
   /** The next layer's keys and values. */
   keyValues(kvHeads: number, width: number): { readonly pool: Tensor; readonly format: CacheFormat };
+  /** The next layer's plain vectors, f32 [pages, each, width]: `each` in a page, by default one a token. */
+  vectors(width: number, each?: number): Tensor;
 }
 
 export interface RowPass extends RowState {
-  /** The next layer's plain vectors, f32 [pages, page, width]. */
-  vectors(width: number): Tensor;
+  /** What depends on parameters alone and is dear: computed once for all passes, asked for in the same order by each. */
+  constant(make: () => Tensor): Tensor;
   /** What an encoder has read, one text a sequence; null for models without one. */
   readonly memory: RowState | null;
   /** Tokens that a row sees on average: for cost accounting alone. */
@@ -39,6 +33,5 @@ export function recent(rows: RowPass, x: Tensor, count: number): Tensor {
   const width = shape.reduce((a, b) => a * b, 1);
   const pool = rows.vectors(width);
   pagedWrite(pool, reshape(x, [R, width]), rows.index);
-  const back = Array.from({ length: count }, (_, k) => pagedRead(pool, rows.index, count - 1 - k));
-  return reshape(stack(back, 1), [R, count, ...shape]);
+  return reshape(pagedRecent(pool, rows.index, count), [R, count, ...shape]);
 }

@@ -46,12 +46,18 @@ export interface Positions extends Module {
    * an origin that queries and keys of a piece share. Asked for when layers are built; positions lie in [-before, after).
    */
   pieces?(before: number, after: number): TurnPiece;
+  /**
+   * For attention to blocks by rows, x [1,R,H,D]: as `pieces`, turned by the rows' own positions within their blocks,
+   * counted from `shift`.
+   */
+  wrapped?(block: number, shifts: readonly number[]): TurnRows;
   /** Makes its constants on a device, before a step is captured there. */
   prepare?(device: Device): void;
   /** Bias on attention logits by relative distance, f32 [H, Tq+Tk-1]; p is the model's `positions` part. */
   bias?(p: ParamTree, heads: number, tq: number, tk: number, c: ForwardContext): Tensor;
 }
 
+export type TurnRows = (x: Tensor, part: 'query' | 'key', shift: number, c: ForwardContext) => Tensor;
 export type TurnPiece = (x: Tensor, part: 'query' | 'key', start: number, c: ForwardContext) => Tensor;
 
 /** From final hidden states to logits and loss. `table` is the embedding matrix [V,d], which a tied head shares. */

@@ -37,6 +37,7 @@ export * from './ops/paged.ts';
 export * from './ops/paged-blocks.ts';
 export * from './ops/paged-conv.ts';
 export * from './ops/paged-lsh.ts';
+export * from './ops/paged-vectors.ts';
 export { type BlockType, blockTypes, dequantise, isBlock, quantise } from './ops/quant.ts';
 export * from './ops/quant-units.ts';
 export * from './ops/random.ts';

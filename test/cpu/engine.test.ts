@@ -36,6 +36,20 @@ const specs: Record<string, object> = {
   moe: { ffn: { kind: 'moe', experts: 4, active: 2, expert: { kind: 'glu', hidden: 32 } } },
   'sparse-qkv': { attention: { kind: 'sparse-qkv', heads: 4, modules: 4 } },
   factored: { head: { kind: 'factored', modules: 2 } },
+  hyena: { attention: { kind: 'hyena', order: 3, filterWidth: 16, bands: 4 }, positions: 'none' },
+  'gated-conv': { attention: { kind: 'gated-conv', period: 2, heads: 4 } },
+  'block-sparse': {
+    attention: { kind: 'block-sparse', heads: 4, kvHeads: 2, length: 8, stride: 4, size: 16, blocks: 3, window: 9 },
+  },
+  'block-sparse, bf16 pages': {
+    attention: { kind: 'block-sparse', heads: 4, size: 32, blocks: 4, length: 32, stride: 32 },
+  },
+  // Without hashing, or with rounds that see all of a text, a row sees what a whole text sees.
+  'blockwise, xpos': { attention: { kind: 'blockwise', heads: 4, block: 20 }, positions: 'xpos' },
+  lsh: { attention: { kind: 'lsh', heads: 4, chunk: 8, rounds: 2, buckets: 1 } },
+  reversible: { layout: 'reversible', ffn: { kind: 'sru-ffn', units: 8, inner: { kind: 'glu', hidden: 32 } } },
+  terraformer: { layout: { kind: 'terraformer', encoderDepth: 1 } },
+  merged: { layout: { kind: 'encoder-decoder', encoderDepth: 1, merged: true } },
 };
 
 /** Log-odds of everything by computing the whole text at once. */

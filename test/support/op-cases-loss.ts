@@ -4,7 +4,7 @@ import type { Rng } from './kernel-cases/build.ts';
 import { constant, FLOATS, float, get, integers, type Nd, nd, normals, type OpCase, opCase } from './op-cases-build.ts';
 
 export function lossCases(rng: Rng): OpCase[] {
-  return [...onLogits(rng), ...fused(rng)];
+  return [...onLogits(rng), ...fused(rng), ...taught(rng)];
 }
 
 interface Terms {
@@ -127,4 +127,54 @@ function fused(rng: Rng): OpCase[] {
     }),
   );
   return cases;
+}
+
+/** Against a teacher; the gradient is an output, so it is compared with the formula. */
+function taught(rng: Rng): OpCase[] {
+  const softmax = (x: Nd, r: number, n: number, at: number): number[] => {
+    const e = Array.from({ length: n }, (_, j) => Math.exp(get(x, [r, j]) / at));
+    const total = e.reduce((a, b) => a + b);
+    return e.map((v) => v / total);
+  };
+  return [
+    { rows: 5, v: 7, vt: 9, options: { hard: 0.4, soft: 0.6, temperature: 2, zLoss: 0.01, shared: 6 } },
+    { rows: 3, v: 4, vt: 4, options: { hard: 0, soft: 1, temperature: 1 } },
+  ].map(({ rows, v, vt, options }) => {
+    const { hard, soft, temperature, zLoss = 0, shared = Math.min(v, vt) } = options as T.DistilOptions;
+    const terms = (s: Nd, t: Nd, r: number) => {
+      const [own, other] = [softmax(s, r, shared, temperature), softmax(t, r, shared, temperature)];
+      const lse = Math.log(Array.from({ length: v }, (_, j) => Math.exp(get(s, [r, j]))).reduce((a, b) => a + b));
+      return { own, other, lse };
+    };
+    const inputs = [
+      constant([rows, v], 'f32', normals(rng)),
+      constant([rows, vt], 'f32', normals(rng)),
+      constant([rows], 'i32', (k) => (k === 1 ? T.IGNORE : rng.int(0, v - 1))),
+      constant([rows], 'f32', () => rng.uniform(0.1, 1)),
+    ];
+    return opCase(
+      'distil_loss',
+      inputs,
+      ([s, t, target, scale]) => Object.values(T.distilLoss(s, t, target, scale, options)),
+      {
+        expect: ([s, t, target, scale]) => [
+          nd([rows], ([r]) => {
+            const { lse } = terms(s, t, r);
+            return get(target, [r]) < 0 ? 0 : lse - get(s, [r, get(target, [r])]) + zLoss * lse * lse;
+          }),
+          nd([rows], ([r]) => {
+            const { own, other } = terms(s, t, r);
+            return get(target, [r]) < 0 ? 0 : other.reduce((a, p, j) => a + p * Math.log(p / own[j]), 0);
+          }),
+          nd([rows, v], ([r, j]) => {
+            const { own, other, lse } = terms(s, t, r);
+            if (get(target, [r]) < 0) return 0;
+            const given = (1 + 2 * zLoss * lse) * Math.exp(get(s, [r, j]) - lse) - Number(get(target, [r]) === j);
+            return get(scale, [r]) * (hard * given + (j < shared ? soft * temperature * (own[j] - other[j]) : 0));
+          }),
+        ],
+        note: JSON.stringify(options),
+      },
+    );
+  });
 }

@@ -134,32 +134,25 @@ function hashed(rng: Rng, rows: readonly RowOf[]): OpCase[] {
   const [R, H, D, rounds, most] = [rows.length, 2, 4, 3, 9];
   const inputs = [
     ...indexInputs(LENGTHS, rows),
-    constant([R, 2 * H * D], 'f32', normals(rng)),
+    constant([1, R, 2 * H, D], 'f32', normals(rng)),
     constant([1, H, rounds, R], 'i32', () => rng.int(0, 11)),
   ];
   const run: Run = ([table, sequence, position, qv, buckets]) => {
     const at = indexOf([table, sequence, position]);
-    const pool = T.zeros(qv.device, [table.size, PAGE, 2 * H * D]);
-    T.pagedWrite(pool, qv, at);
-    const kept = T.zeros(qv.device, [table.size, H * rounds, PAGE]);
-    T.pagedLshWrite(kept, buckets, at);
-    const options = {
-      heads: H,
-      rounds,
-      most,
-      chunk: 4,
-      lookBack: 1,
-      fill: true,
-      scale: 1,
-      out: 'f32',
-      seen: 1,
-    } as const;
-    return [kept, null].map((b) => T.pagedLshAttention(pool, b, at, { ...options, dedupe: b === null }));
+    return [true, false].map((hashes) => {
+      const pools = {
+        tokens: T.zeros(qv.device, [table.size, PAGE, 2 * H * D]),
+        buckets: hashes ? T.zeros(qv.device, [table.size, H * rounds, PAGE]) : null,
+      };
+      T.pagedLshWrite(pools, qv, hashes ? buckets : null, at);
+      const options = { rounds, most, chunk: 4, lookBack: 1, fill: true, scale: 1, seen: 1, dedupe: !hashes };
+      return T.pagedLshAttention(qv, pools, at, options);
+    });
   };
   /** Weights of the tokens in `seen`, latest first. */
   const attend = (qv: Nd, r: number, h: number, d: number, seen: readonly { row: number; n: number }[]): number => {
-    const element = (row: number, k: number): number => get(qv, [row, h * D + k]);
-    const value = (row: number): number => get(qv, [row, (H + h) * D + d]);
+    const element = (row: number, k: number): number => get(qv, [0, row, h, k]);
+    const value = (row: number): number => get(qv, [0, row, H + h, d]);
     if (seen.length === 0) return value(r);
     let [total, mixed] = [0, 0];
     for (const { row, n } of seen) {

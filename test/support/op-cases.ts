@@ -102,7 +102,7 @@ export const notDifferentiable: readonly string[] = [
   ...['lsh_hash', 'lsh_sort'],
   ...['quantise', 'dequantise', 'quant_matmul', 'quant_grouped_matmul', 'quant_embedding'],
   ...['pack_units', 'sparse_units', 'unit_choice'],
-  ...['inverse_factor', 'obs_round'],
+  ...['inverse_factor', 'obs_round', 'distil_loss'],
   ...Object.keys(reachedThrough).filter((name) => name !== 'weighted_loss'),
 ];
 

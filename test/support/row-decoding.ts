@@ -139,4 +139,6 @@ export async function checkRows(
     return all.slice(tokens.length);
   });
   assert.deepEqual(await continued(device, model, params, texts, expected), expected);
+  // Room for one text: the others wait, or start over.
+  assert.deepEqual(await continued(device, model, params, texts, expected, { cacheBytes: 1 }), expected);
 }

@@ -2,15 +2,23 @@
 import type { RefKernel } from './types.ts';
 
 export const pagedLsh: Record<string, RefKernel> = {
-  paged_lsh_write({ p: [pool, buckets, table, sequence, position], i: [R, lists, page, maxPages] }) {
+  paged_lsh_write({ p: [pool, kept, x, buckets, table, sequence, position], i: [R, H, D, page, maxPages, rounds] }) {
     for (let r = 0; r < R; r++) {
       if (sequence![r] < 0) continue;
       const n = table![sequence![r] * maxPages + Math.floor(position![r] / page)];
-      for (let k = 0; k < lists; k++) pool![(n * lists + k) * page + (position![r] % page)] = buckets![k * R + r];
+      const slot = position![r] % page;
+      for (let head = 0; head < 2 * H; head++) {
+        const from = (r * 2 * H + head) * D;
+        let square = 0;
+        for (let d = 0; d < D; d++) square += x![from + d] ** 2;
+        const scale = head < H ? 1 / Math.sqrt(square + 1e-12) : 1;
+        for (let d = 0; d < D; d++) pool![((n * page + slot) * 2 * H + head) * D + d] = x![from + d] * scale;
+      }
+      for (let k = 0; buckets && k < H * rounds; k++) kept![(n * H * rounds + k) * page + slot] = buckets[k * R + r];
     }
   },
 
-  paged_lsh_attention({ p: [out, pool, buckets, table, sequence, position], i, f: [scale] }) {
+  paged_lsh_attention({ p: [out, x, pool, buckets, table, sequence, position], i, f: [scale] }) {
     const [R, H, D, page, maxPages, rounds, most, chunk, back, fill, dedupe] = i;
     out!.fill(0, 0, R * H * D);
     for (let r = 0; r < R; r++)
@@ -36,16 +44,13 @@ export const pagedLsh: Record<string, RefKernel> = {
         }
         const at = (r * H + h) * D;
         if (seen.length === 0) {
-          for (let d = 0; d < D; d++) out![at + d] = value(own, d);
+          for (let d = 0; d < D; d++) out![at + d] = x![(r * 2 * H + H + h) * D + d];
           continue;
         }
         const weights = seen.map(({ t, n }) => {
-          let [dot, square] = [0, 0];
-          for (let d = 0; d < D; d++) {
-            dot += key(own, d) * key(t, d);
-            square += key(t, d) ** 2;
-          }
-          return Math.exp((scale * dot) / Math.sqrt(square + 1e-12)) * (dedupe ? 1 : n);
+          let dot = 0;
+          for (let d = 0; d < D; d++) dot += x![(r * 2 * H + h) * D + d] * key(t, d);
+          return Math.exp(scale * dot) * (dedupe ? 1 : n);
         });
         const total = weights.reduce((a, b) => a + b, 0);
         for (let d = 0; d < D; d++)

@@ -103,8 +103,10 @@ export class Engine implements Decoding {
       throw new AnsatzError(`a prompt of ${prompt.length} tokens leaves no room in a context of ${context}`, {
         hint: 'shorten the prompt',
       });
-    if (Math.ceil((prompt.length + 1) / page) > pages)
-      throw new AnsatzError(`a prompt of ${prompt.length} tokens does not fit the cache`, {
+    const before = this.options.passes.model.encoder?.before ? (request.encoder ?? []) : [];
+    const start = before.length + prompt.length;
+    if (Math.ceil((start + 1) / page) > pages)
+      throw new AnsatzError(`a prompt of ${start} tokens does not fit the cache`, {
         hint: 'give the cache more memory',
       });
     if (request.encoder && !this.memories) throw new AnsatzError('this model has no encoder');
@@ -117,7 +119,9 @@ export class Engine implements Decoding {
         request,
         resolve,
         reject,
-        tokens: [...prompt],
+        tokens: [...before, ...prompt],
+        before: before.length,
+        start,
         computed: 0,
         pages: null,
         memory: null,
@@ -195,7 +199,7 @@ export class Engine implements Decoding {
       key: s,
       tokens: s.tokens,
       sampling: s.request.picker.shape ?? { temperature: 0 },
-      most: Math.max(0, Math.min(drafts, context - s.tokens.length - 1)),
+      most: Math.max(0, Math.min(drafts, context + s.before - s.tokens.length - 1)),
     }));
     const made = requests.length > 0 ? await draftModel.draft(requests, drafts) : [];
     made.forEach((d, k) => {
@@ -253,11 +257,14 @@ export class Engine implements Decoding {
       known = s.pages!.pages.length * this.options.page - s.computed;
       if (known <= 0 || together > known) return null;
     }
-    const generated = s.tokens.length - request.prompt.length;
-    const space = Math.min(room - known, most, request.maxTokens - generated - 1, context - s.tokens.length - 1);
+    const generated = s.tokens.length - s.start;
+    const empty = context + s.before - s.tokens.length;
+    const space = Math.min(room - known, most, request.maxTokens - generated - 1, empty - 1);
     let drafts: Draft = { tokens: [] };
     if (drafting && known === left && space > 0) {
-      drafts = request.drafter ? { tokens: request.drafter.draft(s.tokens, space) } : (s.draft ?? drafts);
+      drafts = request.drafter
+        ? { tokens: request.drafter.draft(s.before ? s.tokens.slice(s.before) : s.tokens, space) }
+        : (s.draft ?? drafts);
       if (drafts.tokens.length > space) drafts = { ...drafts, tokens: drafts.tokens.slice(0, space) };
       if (!this.pages.grow(s.pages!, s.computed + known + drafts.tokens.length)) drafts = { tokens: [] };
     }
@@ -302,7 +309,7 @@ export class Engine implements Decoding {
     s.memory = memory;
     s.pages = list;
     s.computed = cached;
-    if (s.tokens.length === s.request.prompt.length) s.cached = cached;
+    if (s.tokens.length === s.start) s.cached = Math.max(0, cached - s.before);
     s.slot = this.slots.pop()!;
     if (memory) this.options.passes.place(s.slot, memory.pages, true);
     return true;
@@ -317,10 +324,11 @@ export class Engine implements Decoding {
     const done = s.computed + part.known === s.tokens.length;
     if (request.scorePrompt && s.scored < request.prompt.length) {
       for (let k = 0; k < part.known; k++) {
-        const place = s.computed + k + 1;
-        if (place < request.prompt.length) request.scorePrompt(request.prompt[place], place, of(k).slice());
+        const place = s.computed + k + 1 - s.before;
+        if (place > 0 && place < request.prompt.length)
+          request.scorePrompt(request.prompt[place], place, of(k).slice());
       }
-      s.scored = Math.min(request.prompt.length, s.computed + part.known);
+      s.scored = Math.min(request.prompt.length, Math.max(0, s.computed + part.known - s.before));
     }
     s.computed += part.known;
     if (!done) {
@@ -354,8 +362,8 @@ export class Engine implements Decoding {
     s.tokens.push(pick.token);
     this.counts.tokens++;
     if (request.onToken(pick) === false) return this.end(s, 'stop');
-    if (s.tokens.length - request.prompt.length >= request.maxTokens || s.tokens.length >= this.options.context)
-      return this.end(s, 'length');
+    const own = s.tokens.length - s.before;
+    if (s.tokens.length - s.start >= request.maxTokens || own >= this.options.context) return this.end(s, 'length');
     return true;
   }
 

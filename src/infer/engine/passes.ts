@@ -5,7 +5,7 @@
 import type { Device } from '../../backend/device.ts';
 import { AnsatzError } from '../../backend/errors.ts';
 import type { Model } from '../../model/model.ts';
-import { forwardContext, type ParamTree, type RowPass } from '../../nn/index.ts';
+import { type ForwardContext, forwardContext, type ParamTree, type RowPass } from '../../nn/index.ts';
 import {
   type CacheFormat,
   type Captured,
@@ -14,8 +14,10 @@ import {
   embedding,
   noGrad,
   pagedAppend,
+  pagedWrite,
   type RowIndex,
   reshape,
+  scope,
   Tensor,
   zeros,
 } from '../../tensor/index.ts';
@@ -74,8 +76,12 @@ export class Passes {
   private readonly memoryIndex: RowIndex;
   private readonly inputs: Tensor;
   private readonly segments: Tensor;
+  /** Places of the rows' tokens among those of their own kind, where an encoder's stand before them; else their positions. */
+  private readonly places: Tensor;
   /** Which rows' logits are wanted. */
   private readonly wanted: Tensor;
+  /** What layers made of their parameters when the passes were opened. */
+  private readonly constants: readonly Tensor[];
   private readonly programs = new Map<string, Captured<{ logits: Tensor }>>();
   private readonly readers = new Map<number, { step: Captured<null>; inputs: Tensor[] }>();
 
@@ -89,7 +95,9 @@ export class Passes {
     this.memoryIndex = indexOn(device, MAX_ROWS, sequences, maxPages, page);
     const ids = (): Tensor => zeros(device, [MAX_ROWS], 'i32').keep();
     [this.inputs, this.segments, this.wanted] = [ids(), ids(), ids()];
+    this.places = model.encoder?.before ? ids() : this.index.position;
     model.prepare(device);
+    this.constants = this.requests.constants > 0 ? this.makeConstants() : [];
   }
 
   /** Says where the tokens of a sequence lie, or (`memory`) those of the text that it looks at. */
@@ -122,8 +130,11 @@ export class Passes {
     put(this.index.reach, size, (k) => rows[k]?.reach ?? rows[k]?.position ?? 0);
     if (this.memory) {
       put(this.memoryIndex.sequence, size, (k) => (rows[k]?.memory ? rows[k].sequence : -1));
+      put(this.memoryIndex.position, size, (k) => rows[k]?.position ?? 0);
       put(this.memoryIndex.reach, size, (k) => Math.max(0, (rows[k]?.memory ?? 0) - 1));
     }
+    if (this.model.encoder?.before)
+      put(this.places, size, (k) => Math.max(0, (rows[k]?.position ?? 0) - (rows[k]?.memory ?? 0)));
     put(this.wanted, outputs, (k) => wanted[k] ?? 0);
     // Capturing computes the pass too, so the values must be there; what it appends, the run appends again.
     const program = this.program(size, outputs);
@@ -170,7 +181,7 @@ export class Passes {
     }
     for (const { table, sequence, position, reach } of [this.index, this.memoryIndex])
       for (const t of [table, sequence, position, reach]) t.dispose();
-    for (const t of [this.inputs, this.segments, this.wanted]) t.dispose();
+    for (const t of [this.inputs, this.segments, this.places, this.wanted, ...this.constants]) t.dispose();
     this.own.dispose();
     this.memory?.dispose();
   }
@@ -180,26 +191,49 @@ export class Passes {
     const known = this.programs.get(key);
     if (known) return known;
     const { model, params, device } = this;
-    const index = firstRows(this.index, size);
-    const memoryIndex = firstRows(this.memoryIndex, size);
-    const [inputs, segments] = [first(this.inputs, [1, size]), first(this.segments, [1, size])];
-    const [positions, wanted] = [first(index.position, [1, size]), first(this.wanted, [outputs])];
+    const wanted = first(this.wanted, [outputs]);
     const step = capture(device, () =>
       noGrad(() => {
-        const rows: RowPass = {
-          ...this.own.handOut(),
-          index,
-          memory: this.memory ? { ...this.memory.handOut(), index: memoryIndex } : null,
-          seen: (this.options.maxPages * this.options.page) / 2,
-        };
-        const c = forwardContext({ device, compute: this.options.compute, rows });
-        const h = model.hidden(params, { inputs, segments, positions }, c);
+        let next = 0;
+        const { c, h } = this.forward(size, () => this.constants[next++]);
         const picked = embedding(reshape(h, [size, h.shape[h.rank - 1]]), wanted);
         return { logits: model.logits(params, picked, c) };
       }),
     );
     this.programs.set(key, step);
     return step;
+  }
+
+  /** Hidden states [1, size, d] of the first `size` rows. */
+  private forward(size: number, constant: RowPass['constant']): { c: ForwardContext; h: Tensor } {
+    const { model, device } = this;
+    const index = firstRows(this.index, size);
+    const rows: RowPass = {
+      ...this.own.handOut(),
+      index,
+      constant,
+      memory: this.memory ? { ...this.memory.handOut(), index: firstRows(this.memoryIndex, size) } : null,
+      seen: (this.options.maxPages * this.options.page) / 2,
+    };
+    const c = forwardContext({ device, compute: this.options.compute, rows });
+    const [inputs, segments, positions] = [this.inputs, this.segments, this.places].map((t) => first(t, [1, size]));
+    return { c, h: model.hidden(this.params, { inputs, segments, positions }, c) };
+  }
+
+  /** Runs a pass over a row that stands for nothing, and keeps what its layers make of their parameters. */
+  private makeConstants(): Tensor[] {
+    const made: Tensor[] = [];
+    this.device.write(this.index.sequence.storage.memory, this.index.sequence.offset, Int32Array.of(-1));
+    scope(() =>
+      noGrad(() => {
+        this.forward(1, (make) => {
+          const t = make().keep();
+          made.push(t);
+          return t;
+        });
+      }),
+    );
+    return made;
   }
 
   /** The program that reads texts of up to `length` tokens. */
@@ -220,6 +254,11 @@ export class Passes {
         const c = forwardContext({ device, compute: this.options.compute });
         const states = model.encoder!.encode(params, { inputs, segments, positions }, c);
         const pools = this.memory!.handOut();
+        if (model.encoder!.before) {
+          const width = states.shape[2];
+          pagedWrite(pools.vectors(width), reshape(states, [length, width]), index);
+          return null;
+        }
         for (const m of model.encoder!.crossKeyValues(params, states, c)) {
           if (!m) continue;
           const [, , kvHeads, width] = m.key.shape;

@@ -8,16 +8,18 @@ import { type CacheFormat, noGrad, pageBytes, type RowIndex, scope, type Tensor,
 /** What a layer keeps of each token. */
 export type PoolRequest =
   | { readonly kind: 'keyValues'; readonly kvHeads: number; readonly width: number }
-  | { readonly kind: 'vectors'; readonly width: number };
+  | { readonly kind: 'vectors'; readonly width: number; readonly each: number };
 
 /** In the order in which layers ask: for their own tokens, and for what an encoder has read. */
 export interface PoolRequests {
   readonly own: readonly PoolRequest[];
   readonly memory: readonly PoolRequest[];
+  /** How many constants of their parameters they want. */
+  readonly constants: number;
 }
 
 export const poolBytes = (r: PoolRequest, page: number, format: CacheFormat): number =>
-  r.kind === 'vectors' ? r.width * page * 4 : pageBytes(r.kvHeads, r.width, page, format);
+  r.kind === 'vectors' ? r.width * r.each * 4 : pageBytes(r.kvHeads, r.width, page, format);
 
 /** Bytes of a page of all layers. */
 export const bytesOf = (requests: readonly PoolRequest[], page: number, format: CacheFormat): number =>
@@ -37,6 +39,7 @@ export function poolsOf(model: Model, page = 32): PoolRequests {
   const device = new MetaDevice();
   const own: PoolRequest[] = [];
   const memory: PoolRequest[] = [];
+  let constants = 0;
   scope(() => {
     const index = indexOn(device, 1, 1, 1, page);
     const into = (list: PoolRequest[]): RowState => ({
@@ -45,12 +48,16 @@ export function poolsOf(model: Model, page = 32): PoolRequests {
         list.push({ kind: 'keyValues', kvHeads, width });
         return { pool: zeros(device, [1, pageBytes(kvHeads, width, page, 'f32')], 'u8'), format: 'f32' };
       },
+      vectors: (width, each = page) => {
+        list.push({ kind: 'vectors', width, each });
+        return zeros(device, [1, each, width]);
+      },
     });
     const rows: RowPass = {
       ...into(own),
-      vectors: (width) => {
-        own.push({ kind: 'vectors', width });
-        return zeros(device, [1, page, width]);
+      constant: (make) => {
+        constants++;
+        return make();
       },
       memory: model.encoder ? into(memory) : null,
       seen: 1,
@@ -61,7 +68,7 @@ export function poolsOf(model: Model, page = 32): PoolRequests {
     const batch = { inputs, segments: inputs, positions: inputs };
     noGrad(() => model.hidden(params, batch, forwardContext({ device, compute: 'f32', rows })));
   });
-  return { own, memory };
+  return { own, memory, constants };
 }
 
 /** The pools of some layers, with room for `pages` pages. */
@@ -75,13 +82,13 @@ export class Pools {
     this.format = format;
     this.tensors = requests.map((r) =>
       r.kind === 'vectors'
-        ? zeros(device, [pages, page, r.width]).keep()
+        ? zeros(device, [pages, r.each, r.width]).keep()
         : zeros(device, [pages, poolBytes(r, page, format)], 'u8').keep(),
     );
   }
 
   /** Hands the pools out in the order in which a pass asks for them. */
-  handOut(): { keyValues: RowState['keyValues']; vectors: RowPass['vectors'] } {
+  handOut(): Pick<RowState, 'keyValues' | 'vectors'> {
     let next = 0;
     const take = (kind: PoolRequest['kind']): Tensor => {
       if (this.requests[next]?.kind !== kind) throw new Error('layers ask for other state than they did before');

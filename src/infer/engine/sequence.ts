@@ -101,7 +101,11 @@ export interface Sequence {
   readonly request: Request;
   readonly resolve: (f: Finished) => void;
   readonly reject: (e: Error) => void;
-  /** Prompt and what has been picked so far. */
+  /** Tokens that an encoder has read and that stand before the others (EncoderPart.before). */
+  readonly before: number;
+  /** Where what is picked begins: behind those and the prompt. */
+  readonly start: number;
+  /** Those, the prompt, and what has been picked so far. */
   readonly tokens: number[];
   /** Tokens whose state lies in the pages. */
   computed: number;
@@ -122,7 +126,7 @@ export const finishOf = (s: Sequence, reason: FinishReason): Finished => ({
   reason,
   promptTokens: s.request.prompt.length,
   cachedTokens: s.cached,
-  tokens: s.tokens.length - s.request.prompt.length,
+  tokens: s.tokens.length - s.start,
   drafted: s.drafted,
   accepted: s.accepted,
 });

@@ -244,7 +244,16 @@ function params(d: number, o: AttentionOptions, heads: number, kvHeads: number):
  * softmax(scale q k^T + bias) v. q [B,Tq,H,D], k and v [B,Tk,Hkv,D] with H a multiple of Hkv; gives [B,Tq,H,D].
  * Query i stands at key position i + Tk - Tq. A query that sees no key gives zeros.
  */
-export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+export const attention = (q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor =>
+  attentionWithLse(q, k, v, options).out;
+
+/** The same with the log-sum-exp of each query's logits, f32 [B,H,Tq], through which no gradient flows. */
+export function attentionWithLse(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  options: AttentionOptions = {},
+): { out: Tensor; lse: Tensor } {
   heads4(q, 'q');
   heads4(k, 'k');
   heads4(v, 'v');
@@ -253,11 +262,12 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   if (q.dtype !== k.dtype || q.dtype !== v.dtype) throw new AnsatzError('attention: q, k and v must share a dtype');
   const segK = options.keySegments ?? (k.shape[1] === q.shape[1] ? (options.segments ?? null) : null);
   if (options.segments && !segK) throw new AnsatzError('attention: keySegments are needed when Tq differs from Tk');
-  return apply(
+  const [out, lse] = apply(
     attentionOp,
     [q, k, v, options.bias ?? null, options.segments ?? null, segK, options.visible ?? null, options.keep ?? null],
     params(q.shape[3], options, 0, 0),
-  )[0];
+  );
+  return { out, lse: lse.detach() };
 }
 
 /**

@@ -5,8 +5,9 @@ import { gradEnabled } from '../tape.ts';
 import type { Tensor } from '../tensor.ts';
 import { cast, scaleBy } from './binary.ts';
 import { show, wantDType, wantFloat } from './common.ts';
-import type { Compute } from './matmul.ts';
-import { reshape } from './shape.ts';
+import { type Compute, matmul } from './matmul.ts';
+import { isBlock } from './quant.ts';
+import { concat, reshape, slice } from './shape.ts';
 
 /** Targets with this id do not count. */
 export const IGNORE = -1;
@@ -188,6 +189,7 @@ export function linearCrossEntropy(
 ): { loss: Tensor; rows: Tensor } {
   const d = h.shape[h.rank - 1];
   const flat = reshape(h, [h.size / d, d]);
+  if (isBlock(w.dtype)) return blockLoss(flat, w, targets, rowscale, options);
   const grads = gradEnabled() && (h.requiresGrad || w.requiresGrad);
   const p: LinearLossParams = {
     zcoef: options.zLoss ?? 0,
@@ -200,4 +202,28 @@ export function linearCrossEntropy(
   const [rows, dh, dw] = apply(linearLossOp, [flat, w, reshape(targets, [flat.shape[0]]), weights], p);
   const loss = weightedLoss(rows, weights, [flat, w], grads ? [dh, dw] : []);
   return { loss, rows: reshape(rows, targets.shape) };
+}
+
+/** Logits that exist at a time, for heads in blocks. */
+const BLOCK_LOGITS = 16 << 20;
+
+/** The same with w in blocks, whose products only inference needs: logits of a few rows after another. */
+function blockLoss(
+  h: Tensor,
+  w: Tensor,
+  targets: Tensor,
+  rowscale: Tensor,
+  { zLoss, logitScale = 1, compute = 'f32', ignore }: LinearLossOptions,
+): { loss: Tensor; rows: Tensor } {
+  const n = h.shape[0];
+  const step = Math.max(16, Math.floor(BLOCK_LOGITS / w.shape[0]));
+  const flat = reshape(targets, [n]);
+  const parts: Tensor[] = [];
+  for (let at = 0; at === 0 || at < n; at += step) {
+    const [x, t] = n <= step ? [h, flat] : [h, flat].map((whole) => slice(whole, 0, at, Math.min(n, at + step)));
+    const logits = matmul(x, w, { transB: true, alpha: logitScale, compute, out: 'f32' });
+    parts.push(crossEntropy(logits, t, { zLoss, ignore }));
+  }
+  const rows = parts.length === 1 ? parts[0] : concat(parts, 0);
+  return { loss: weightedLoss(rows, reshape(rowscale, [n]), [], []), rows: reshape(rows, targets.shape) };
 }

@@ -5,37 +5,15 @@
  * table where the tokens of a sequence lie. Pages are written in place; what a row reads depends on its own sequence
  * alone (docs/kernels.md, `paged_*`).
  */
+import type { DType } from '../../backend/dtype.ts';
 import { AnsatzError } from '../../backend/errors.ts';
 import { apply, defineOp } from '../op.ts';
 import { noGrad } from '../tape.ts';
 import type { Tensor } from '../tensor.ts';
-import { show, wantDType, wantFloat } from './common.ts';
+import { sameShape, show, wantDType, wantFloat } from './common.ts';
+import { CACHE_FORMATS, type CacheFormat, checkKeyValues, checkRows, pageBytes, type RowIndex } from './paged-rows.ts';
 
-/** Bits of a key or value in the cache. */
-export const CACHE_FORMATS = ['f32', 'bf16', 'int8', 'f16'] as const;
-export type CacheFormat = (typeof CACHE_FORMATS)[number];
-const cellBytes: Record<CacheFormat, number> = { f32: 4, bf16: 2, int8: 1, f16: 2 };
-
-/** Which tokens the rows of a pass are. */
-export interface RowIndex {
-  /** i32 [sequences, pages]: the pages of each sequence, in order. */
-  readonly table: Tensor;
-  /** i32 [R]: a row's sequence (a row of the table); -1: the row stands for nothing. */
-  readonly sequence: Tensor;
-  /** i32 [R]: place of the row's token in its sequence. */
-  readonly position: Tensor;
-  /** i32 [R]: the last place that the row sees; its own, unless it sees ahead. */
-  readonly reach: Tensor;
-  /** Tokens of a page: a multiple of 32. */
-  readonly page: number;
-}
-
-/** Bytes of one page of keys and values (native/cpu/paged_format.h). */
-export function pageBytes(kvHeads: number, width: number, page: number, format: CacheFormat): number {
-  const padded = Math.ceil(width / 16) * 16;
-  const head = (width + padded) * page * cellBytes[format] + (format === 'int8' ? 8 * page : 0);
-  return kvHeads * Math.ceil(head / 64) * 64;
-}
+export { CACHE_FORMATS, type CacheFormat, pageBytes, type RowIndex } from './paged-rows.ts';
 
 interface KvParams {
   readonly format: CacheFormat;
@@ -49,22 +27,9 @@ interface KvParams {
   readonly keyAt: number;
   readonly valueAt: number;
   readonly window: number;
+  readonly block: number;
+  readonly back: number;
   readonly scale: number;
-}
-
-function checkRows(name: string, [table, sequence, position, reach]: readonly Tensor[], R: number): void {
-  for (const t of [table, sequence, position, reach]) wantDType(t, 'i32', name, 'the page table and row indices');
-  if (table.rank !== 2) throw new AnsatzError(`${name}: the page table must be [sequences, pages]`);
-  for (const t of [sequence, position, reach])
-    if (t.size !== R) throw new AnsatzError(`${name}: indices of ${t.size} rows for ${R} rows`);
-}
-
-function checkPool(name: string, pool: Tensor, p: KvParams): void {
-  wantDType(pool, 'u8', name, 'the pool');
-  if (p.page < 32 || p.page % 32) throw new AnsatzError(`${name}: pages of ${p.page} tokens are not a multiple of 32`);
-  const bytes = pageBytes(p.kvHeads, p.width, p.page, p.format);
-  if (pool.rank !== 2 || pool.shape[1] !== bytes)
-    throw new AnsatzError(`${name}: the pool ${show(pool.shape)} should be [pages, ${bytes}]`);
 }
 
 const formatCode = (f: CacheFormat): number => CACHE_FORMATS.indexOf(f);
@@ -76,8 +41,8 @@ const appendOp = defineOp<KvParams>({
   infer: ([pool, k, v, table, sequence, position], p) => {
     wantFloat(k, 'paged_append');
     if (k!.dtype !== v!.dtype) throw new AnsatzError('paged_append: keys and values must share a dtype');
-    checkPool('paged_append', pool!, p);
-    checkRows('paged_append', [table!, sequence!, position!, position!], sequence!.size);
+    checkKeyValues('paged_append', pool!, p);
+    checkRows('paged_append', [sequence!, position!], sequence!.size, table);
     return [];
   },
   launch: ([pool, k, v, table, sequence, position], _, p) => ({
@@ -89,22 +54,33 @@ const appendOp = defineOp<KvParams>({
   bytes: ([, , , , sequence], _, p) => (pageBytes(p.kvHeads, p.width, p.page, p.format) / p.page) * sequence!.size * 3,
 });
 
-/** Inputs: queries, pool, bias?, table, sequence, position, reach. */
-const attendOp = defineOp<KvParams & { readonly seen: number }>({
+interface AttendParams extends KvParams {
+  readonly seen: number;
+  /** Whether the log-sum-exps are wanted too; the result is f32 then. */
+  readonly lse: boolean;
+}
+
+/** Inputs: queries, pool, bias?, table, sequence, position, reach. Outputs: result, and log-sum-exps if wanted. */
+const attendOp = defineOp<AttendParams>({
   name: 'paged_attention',
   infer: ([q, pool, bias, table, sequence, position, reach], p) => {
     wantFloat(q, 'paged_attention');
-    checkPool('paged_attention', pool!, p);
+    checkKeyValues('paged_attention', pool!, p);
     const R = sequence!.size;
-    checkRows('paged_attention', [table!, sequence!, position!, reach!], R);
+    checkRows('paged_attention', [sequence!, position!, reach!], R, table);
     if (bias) {
       wantDType(bias, 'f32', 'paged_attention', 'the bias');
       if (bias.rank !== 2 || bias.shape[0] !== p.heads)
         throw new AnsatzError(`paged_attention: bias ${show(bias.shape)} should be [${p.heads}, distances]`);
     }
-    return [{ shape: [R, p.heads, p.width], dtype: q!.dtype }];
+    const shape = [R, p.heads, p.width];
+    if (!p.lse) return [{ shape, dtype: q!.dtype }];
+    return [
+      { shape, dtype: 'f32' },
+      { shape: [R, p.heads], dtype: 'f32' },
+    ];
   },
-  launch: ([q, pool, bias, table, sequence, position, reach], [out], p) => ({
+  launch: ([q, pool, bias, table, sequence, position, reach], [out, lse], p) => ({
     kernel: 'paged_attention',
     args: [
       out.arg(),
@@ -115,6 +91,7 @@ const attendOp = defineOp<KvParams & { readonly seen: number }>({
       sequence!.arg(),
       position!.arg(),
       reach!.arg(),
+      ...(lse ? [lse.arg()] : []),
     ],
     ints: [
       sequence!.size,
@@ -128,6 +105,7 @@ const attendOp = defineOp<KvParams & { readonly seen: number }>({
       p.heads * p.width,
       p.window,
       bias?.shape[1] ?? 0,
+      ...[p.block, p.back],
     ],
     floats: [p.scale],
   }),
@@ -143,6 +121,9 @@ export interface PagedOptions {
   readonly format: CacheFormat;
   /** A row sees keys less than this far back; 0: all. */
   readonly window?: number;
+  /** A row sees keys of one block of so many tokens: the one `back` before its own (up to itself); 0: all. */
+  readonly block?: number;
+  readonly back?: number;
   /** Factor on q.k; by default 1/sqrt(width). */
   readonly scale?: number;
   /** f32 [heads, distances]: added to logits by distance, the last entry for distance 0; farther ones take the first. */
@@ -161,6 +142,8 @@ const kvParams = (o: PagedOptions, page: number, stride: number, keyAt: number, 
   keyAt,
   valueAt,
   window: o.window ?? 0,
+  block: o.block ?? 0,
+  back: o.back ?? 0,
   scale: o.scale ?? 1 / Math.sqrt(o.width),
 });
 
@@ -172,9 +155,45 @@ export function pagedAppend(pool: Tensor, k: Tensor, v: Tensor, rows: RowIndex, 
 
 /** Attention of queries [R, heads, width] to what their sequences have in `pool`. Gives [R, heads, width]. */
 export function pagedAttention(q: Tensor, pool: Tensor, rows: RowIndex, o: PagedOptions): Tensor {
-  const params = { ...kvParams(o, rows.page, o.heads * o.width, 0, 0), seen: o.seen ?? 1 };
+  return attend(q, pool, rows, o, false)[0];
+}
+
+function attend(q: Tensor, pool: Tensor, rows: RowIndex, o: PagedOptions, lse: boolean): Tensor[] {
+  const params = { ...kvParams(o, rows.page, o.heads * o.width, 0, 0), seen: o.seen ?? 1, lse };
   const { table, sequence, position, reach } = rows;
-  return noGrad(() => apply(attendOp, [q, pool, o.bias ?? null, table, sequence, position, reach], params)[0]);
+  return noGrad(() => apply(attendOp, [q, pool, o.bias ?? null, table, sequence, position, reach], params));
+}
+
+const mergeOp = defineOp<{ readonly out: DType }>({
+  name: 'merge_attention',
+  infer: ([a, b, lseA, lseB], p) => {
+    for (const t of [a, b]) wantFloat(t, 'merge_attention');
+    for (const t of [lseA, lseB]) wantDType(t, 'f32', 'merge_attention', 'log-sum-exps');
+    if (!sameShape(a!.shape, b!.shape) || a!.dtype !== b!.dtype || lseA!.size !== lseB!.size || a!.size % lseA!.size)
+      throw new AnsatzError(`merge_attention: ${show(a!.shape)} and ${show(b!.shape)} do not fit ${show(lseA!.shape)}`);
+    return [{ shape: a!.shape, dtype: p.out }];
+  },
+  launch: ([a, b, lseA, lseB], [out]) => ({
+    kernel: 'merge_attention',
+    args: [out.arg(), a!.arg(), b!.arg(), lseA!.arg(), lseB!.arg()],
+    ints: [lseA!.size, a!.size / lseA!.size],
+  }),
+  flops: ([a]) => 4 * a!.size,
+});
+
+/** What one of two attentions looks at: queries [R, heads, width] over a pool. */
+export interface PagedPart {
+  readonly q: Tensor;
+  readonly pool: Tensor;
+  readonly rows: RowIndex;
+  readonly options: PagedOptions;
+}
+
+/** One softmax over the keys of two attentions. Gives [R, heads, width]. */
+export function pagedAttentionOfTwo(first: PagedPart, second: PagedPart): Tensor {
+  const [a, lseA] = attend(first.q, first.pool, first.rows, first.options, true);
+  const [b, lseB] = attend(second.q, second.pool, second.rows, second.options, true);
+  return noGrad(() => apply(mergeOp, [a, b, lseA, lseB], { out: first.q.dtype })[0]);
 }
 
 /**
@@ -189,63 +208,6 @@ export function pagedSelfAttention(qkv: Tensor, pool: Tensor, rows: RowIndex, o:
   return noGrad(() => {
     apply(appendOp, [pool, qkv, qkv, table, sequence, position], params);
     const inputs = [qkv, pool, o.bias ?? null, table, sequence, position, reach];
-    return apply(attendOp, inputs, { ...params, seen: o.seen ?? 1 })[0];
+    return apply(attendOp, inputs, { ...params, seen: o.seen ?? 1, lse: false })[0];
   });
 }
-
-interface VectorParams {
-  readonly page: number;
-  readonly back: number;
-}
-
-function checkVectors(name: string, pool: Tensor, page: number): void {
-  wantDType(pool, 'f32', name, 'the pool');
-  if (pool.rank !== 3 || pool.shape[1] !== page)
-    throw new AnsatzError(`${name}: the pool ${show(pool.shape)} should be [pages, ${page}, width]`);
-}
-
-/** Inputs: pool f32 [pages, page, width] (updated), x [R, width], table, sequence, position. */
-const writeOp = defineOp<VectorParams>({
-  name: 'paged_write',
-  inPlace: true,
-  infer: ([pool, x, table, sequence, position], p) => {
-    checkVectors('paged_write', pool!, p.page);
-    checkRows('paged_write', [table!, sequence!, position!, position!], sequence!.size);
-    if (x!.size !== sequence!.size * pool!.shape[2])
-      throw new AnsatzError(`paged_write: ${show(x!.shape)} does not fill ${sequence!.size} rows of ${pool!.shape[2]}`);
-    return [];
-  },
-  launch: ([pool, x, table, sequence, position], _, p) => ({
-    kernel: 'paged_write',
-    args: [pool!.arg(), x!.arg(), table!.arg(), sequence!.arg(), position!.arg()],
-    ints: [sequence!.size, pool!.shape[2], p.page, table!.shape[1]],
-  }),
-  flops: () => 0,
-  bytes: ([, x]) => 2 * x!.size * 4,
-});
-
-/** Inputs: pool, table, sequence, position. */
-const readOp = defineOp<VectorParams>({
-  name: 'paged_read',
-  infer: ([pool, table, sequence, position], p) => {
-    checkVectors('paged_read', pool!, p.page);
-    checkRows('paged_read', [table!, sequence!, position!, position!], sequence!.size);
-    return [{ shape: [sequence!.size, pool!.shape[2]], dtype: 'f32' }];
-  },
-  launch: ([pool, table, sequence, position], [out], p) => ({
-    kernel: 'paged_read',
-    args: [out.arg(), pool!.arg(), table!.arg(), sequence!.arg(), position!.arg()],
-    ints: [sequence!.size, pool!.shape[2], p.page, table!.shape[1], p.back],
-  }),
-  flops: () => 0,
-  bytes: (_, [out]) => 2 * out.size * 4,
-});
-
-/** Stores a vector of each row's token. */
-export const pagedWrite = (pool: Tensor, x: Tensor, rows: RowIndex): void => {
-  noGrad(() => apply(writeOp, [pool, x, rows.table, rows.sequence, rows.position], { page: rows.page, back: 0 }));
-};
-
-/** The vectors `back` tokens before the rows' own, f32 [R, width]; zeros before a sequence's start. */
-export const pagedRead = (pool: Tensor, rows: RowIndex, back: number): Tensor =>
-  noGrad(() => apply(readOp, [pool, rows.table, rows.sequence, rows.position], { page: rows.page, back })[0]);

@@ -60,7 +60,7 @@ export const uniform = (
 ): Tensor => apply(uniformOp, [state.tensor], { shape, dtype, stream, a: lo, b: hi })[0];
 /** Normal with a mean and a standard deviation (Box-Muller). */
 export const normal = (
-  state: RandomState,
+  state: Pick<RandomState, 'tensor'>,
   shape: Shape,
   stream: number,
   mean = 0,

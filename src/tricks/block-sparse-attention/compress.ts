@@ -4,7 +4,7 @@
  */
 import { type ForwardContext, type ParamSpec, type ParamTree, tensorOf } from '../../nn/index.ts';
 import { linear, vector } from '../../nn/linear.ts';
-import { gelu, matmul, reshape, type Tensor, unfoldBlocks } from '../../tensor/index.ts';
+import { add, cast, gelu, groupedMatmul, reshape, Tensor, unfoldBlocks } from '../../tensor/index.ts';
 
 export interface CompressSizes {
   readonly length: number;
@@ -40,13 +40,35 @@ export const compressParams = (name: string, o: CompressSizes): Record<string, P
 
 /** x [B,T,heads,D] -> [B,blocks,heads,D]. */
 export function compress(p: ParamTree, name: string, x: Tensor, o: CompressSizes, c: ForwardContext): Tensor {
-  const { length, stride, headWidth: d, hidden } = o;
-  const [up, position] = [tensorOf(p, `${name}Up`), tensorOf(p, `${name}Position`)];
+  const { length, stride, headWidth: d } = o;
   const blocks = unfoldBlocks(x, length, stride);
   const [b, count, heads] = blocks.shape;
-  // W1 (k + e) = W1 k + W1 e: the places add the same to every block.
-  const start = matmul(reshape(position, [1, length * d]), up, { transB: true, bias: tensorOf(p, `${name}UpBias`) });
   const rows = reshape(blocks, [b * count * heads, length * d]);
-  const inner = gelu(linear(rows, up, c, { bias: reshape(start, [hidden]) }));
-  return reshape(linear(inner, tensorOf(p, `${name}Down`), c), [b, count, heads, d]);
+  return reshape(compressBlocks(p, name, rows, o, c), [b, count, heads, d]);
+}
+
+/**
+ * Tokens of blocks, [blocks, length D] -> [blocks, D]. With `offsets` (i32 [2]: 0 and how many there are) only the first
+ * blocks are computed, whatever the room for others.
+ */
+export function compressBlocks(
+  p: ParamTree,
+  name: string,
+  rows: Tensor,
+  { length, headWidth: d, hidden }: CompressSizes,
+  c: ForwardContext,
+  offsets: Tensor | null = null,
+): Tensor {
+  const [up, down, position] = ['Up', 'Down', 'Position'].map((part) => tensorOf(p, name + part));
+  // W1 (k + e) = W1 k + W1 e: the places add the same to every block.
+  const start = linear(reshape(position, [1, length * d]), up, c, { bias: tensorOf(p, `${name}UpBias`), out: 'f32' });
+  const bias = reshape(start, [hidden]);
+  if (!offsets) return linear(gelu(linear(rows, up, c, { bias })), down, c);
+  const product = (x: Tensor, w: Tensor): Tensor => {
+    // One group: the matrix as it is.
+    const one = new Tensor(w.storage, w.dtype, [1, ...w.shape], w.offset);
+    const options = { transB: true, compute: c.compute, out: c.activation };
+    return groupedMatmul(x, one, { offsets, most: x.shape[0] }, options);
+  };
+  return product(gelu(add(product(rows, up), cast(bias, c.activation))), down);
 }

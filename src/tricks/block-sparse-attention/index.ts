@@ -11,6 +11,7 @@ registerSlot({
   kind: 'block-sparse',
   summary: 'gated sum of attention to compressed blocks, to the blocks chosen by it, and to a window (NSA)',
   options: blockSparseSchema,
+  rows: true,
   build: buildBlockSparse,
 });
 

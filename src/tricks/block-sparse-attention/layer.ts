@@ -29,6 +29,7 @@ import {
   type Tensor,
 } from '../../tensor/index.ts';
 import { compress, compressParams } from './compress.ts';
+import { branchesOfRows } from './rows.ts';
 
 export const blockSparseSchema = z.strictObject({
   heads: z.int().positive(),
@@ -120,6 +121,24 @@ export function buildBlockSparse(o: BlockSparseOptions, context: SlotContext): M
       const of = keyValues(p, x, c);
       const q = reshape(linear(x, tensorOf(p, 'query'), c), [b, t, heads, d]);
 
+      const turn = (y: Tensor, queries: number, keys: number): Tensor => positions.rotate?.(y, queries, keys, c) ?? y;
+      const opened = sigmoid(linear(x, tensorOf(p, 'gate'), c, { bias: tensorOf(p, 'gateBias'), out: 'f32' }));
+      const gates = reshape(opened, [b, t, branches.length, heads]);
+      tap(c, `blocks.${layer}.attention.gates`, () => gates);
+      const write = (read: [Tensor, Tensor, Tensor]): Tensor =>
+        writeBranch(reshape(gateBranches(read, gates), [b, t, heads * d]), tensorOf(p, 'out'), residual, c, {
+          ...{ bias: null, scale: scales.branch, dropout: o.dropout },
+        });
+
+      if (c.rows) {
+        const turnKeys = ([k, v]: [Tensor, Tensor]): [Tensor, Tensor] => [turn(k, 0, kvHeads), v];
+        const selected = turnKeys(of('selected'));
+        const window = o.share ? selected : turnKeys(of('window'));
+        const rowSizes = { ...o, ...sizes, kvHeads, scale };
+        const all = { q, turned: turn(q, heads, 0), compressed: of('compressed'), selected, window };
+        return write(branchesOfRows(p, all, c.rows, rowSizes, c));
+      }
+
       // Compressed: content without positions, since a block has no single one.
       const [key, value] = of('compressed');
       const [kc, vc] = [compress(p, 'keyBlock', key, sizes, c), compress(p, 'valueBlock', value, sizes, c)];
@@ -129,7 +148,6 @@ export function buildBlockSparse(o: BlockSparseOptions, context: SlotContext): M
         pairs: compressedPairs(t, length, stride),
       });
 
-      const turn = (y: Tensor, queries: number, keys: number): Tensor => positions.rotate?.(y, queries, keys, c) ?? y;
       const turned = turn(q, heads, 0);
       const index = choose(c, () =>
         blockSelect(q, kc, lse, {
@@ -144,14 +162,7 @@ export function buildBlockSparse(o: BlockSparseOptions, context: SlotContext): M
       const [kw, vw] = of('window');
       const near = kw === ks ? turnedKeys : turn(kw, 0, kvHeads);
       const windowed = attention(turned, near, vw, { causal: true, window: o.window, scale, segments });
-
-      const opened = sigmoid(linear(x, tensorOf(p, 'gate'), c, { bias: tensorOf(p, 'gateBias'), out: 'f32' }));
-      const gates = reshape(opened, [b, t, branches.length, heads]);
-      tap(c, `blocks.${layer}.attention.gates`, () => gates);
-      const mixed = reshape(gateBranches([compressed, selected, windowed], gates), [b, t, heads * d]);
-      return writeBranch(mixed, tensorOf(p, 'out'), residual, c, {
-        ...{ bias: null, scale: scales.branch, dropout: o.dropout },
-      });
+      return write([compressed, selected, windowed]);
     },
   };
 }

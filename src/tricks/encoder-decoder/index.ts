@@ -1,13 +1,12 @@
 /** Encoder-decoder layout: what is given is read from both sides, once; what is predicted looks at it. */
-import { layoutOptions, registerLayout } from '../../model/model.ts';
+import { registerLayout } from '../../model/model.ts';
 import { registerTrick } from '../registry.ts';
 import { buildEncoderDecoder, options } from './layout.ts';
 
 registerLayout('encoder-decoder', buildEncoderDecoder, {
   encoder: true,
   options,
-  // Merged attention puts two texts under one softmax.
-  rows: (spec) => !(layoutOptions(spec) as { merged?: boolean }).merged,
+  rows: true,
 });
 
 registerTrick({

@@ -11,6 +11,7 @@ registerSlot({
   kind: 'lsh',
   summary: 'attention within chunks of tokens whose queries hash alike; queries are keys too',
   options: lshSchema,
+  rows: true,
   build: buildLsh,
 });
 

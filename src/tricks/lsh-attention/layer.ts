@@ -10,6 +10,7 @@ import {
   type ForwardContext,
   type Mixer,
   type ParamSpec,
+  type RowPass,
   type SlotContext,
   tap,
   tensorOf,
@@ -24,6 +25,8 @@ import {
   MAX_ROUNDS,
   noGrad,
   normal,
+  pagedLshAttention,
+  pagedLshWrite,
   reshape,
   type Tensor,
 } from '../../tensor/index.ts';
@@ -82,12 +85,52 @@ export function buildLsh(o: LshOptions, context: SlotContext): Mixer {
     if (factors.length === 0)
       return { chunks: lshSort(qv, { heads, rounds, chunk: o.chunk, segments }), buckets: null };
     const axes = factors.reduce((n, f) => n + f / 2, 0);
-    // Outside training every pass hashes by the same rotations.
-    const random = c.random ?? { tensor: fill(c.device, [4], 1 + layer, 'i32') };
-    const rotations = normal(random, [heads, rounds, axes, d], c.random ? c.nextStream() : 0);
+    const rotations = c.random
+      ? normal(c.random, [heads, rounds, axes, d], c.nextStream())
+      : fixedRotations(c, rounds, axes);
     const buckets = lshHash(qv, heads, rotations, factors);
     const count = factors.reduce((n, f) => n * f, 1);
     return { chunks: lshSort(qv, { heads, rounds, chunk: o.chunk, buckets, count, segments }), buckets };
+  };
+
+  const inChunks = (qv: Tensor, c: ForwardContext): Tensor => {
+    const { chunks, buckets } = choose(c, () => noGrad(() => choice(qv, c)));
+    tap(c, `blocks.${layer}.attention.chunks`, () => chunks.place);
+    const { lookBack, dedupe } = o;
+    return lshAttention(qv, chunks, {
+      ...{ scale, lookBack, dedupe, buckets: o.ownBucket ? buckets : null, segments: c.segments },
+    });
+  };
+  // Outside training every pass hashes by the same rotations.
+  const fixedRotations = (c: ForwardContext, rounds: number, axes: number): Tensor =>
+    normal({ tensor: fill(c.device, [4], 1 + layer, 'i32') }, [heads, rounds, axes, d], 0);
+  // Keys have length 1 where those of plain attention have about sqrt(d).
+  const scale = scales.attention(d) * Math.sqrt(d);
+
+  /** Rows qv [1,R,2H,d] look at tokens that share a bucket with them, or without hashing, at their chunks. */
+  const overRows = (qv: Tensor, c: ForwardContext, rows: RowPass): Tensor => {
+    const { index } = rows;
+    const rounds = o.evalRounds ?? o.rounds;
+    const factors = bucketFactors(dims.context, o.chunk, o.buckets);
+    const hashes = factors.length > 0;
+    const axes = factors.reduce((n, f) => n + f / 2, 0);
+    const pools = {
+      tokens: rows.vectors(2 * heads * d),
+      buckets: hashes ? rows.vectors(index.page, heads * rounds) : null,
+    };
+    const buckets = hashes
+      ? lshHash(
+          qv,
+          heads,
+          rows.constant(() => fixedRotations(c, rounds, axes)),
+          factors,
+        )
+      : null;
+    pagedLshWrite(pools, qv, buckets, index);
+    return pagedLshAttention(qv, pools, index, {
+      ...{ rounds, scale, chunk: o.chunk, lookBack: o.lookBack, most: rounds * o.chunk * (1 + o.lookBack) },
+      ...{ fill: !o.ownBucket, dedupe: o.dedupe, seen: rows.seen },
+    });
   };
 
   return {
@@ -106,16 +149,7 @@ export function buildLsh(o: LshOptions, context: SlotContext): Mixer {
       qv = reshape(qv, [b, t, 2 * heads, d]);
       // Queries are the only heads that turn: as keys they carry the same turn.
       if (positions.rotate) qv = positions.rotate(qv, heads, 0, c);
-      const { chunks, buckets } = choose(c, () => noGrad(() => choice(qv, c)));
-      tap(c, `blocks.${layer}.attention.chunks`, () => chunks.place);
-      const mixed = lshAttention(qv, chunks, {
-        // Keys have length 1 where those of plain attention have about sqrt(d).
-        scale: scales.attention(d) * Math.sqrt(d),
-        lookBack: o.lookBack,
-        dedupe: o.dedupe,
-        buckets: o.ownBucket ? buckets : null,
-        segments: c.segments,
-      });
+      const mixed = c.rows ? overRows(qv, c, c.rows) : inChunks(qv, c);
       return writeBranch(reshape(mixed, [b, t, heads * d]), tensorOf(p, 'out'), residual, c, {
         bias: bias ? tensorOf(p, 'outBias') : null,
         scale: scales.branch,

@@ -20,12 +20,13 @@ import {
   type Norm,
   type ParamTree,
   type Positions,
+  type RowPass,
   type SlotContext,
   slotSchema,
   tensorOf,
 } from '../../nn/index.ts';
 import { linear, matrix } from '../../nn/linear.ts';
-import { addScaled, concat, reshape, split, type Tensor } from '../../tensor/index.ts';
+import { addScaled, concat, pagedChoose, reshape, split, type Tensor } from '../../tensor/index.ts';
 import { apart } from '../encoder-decoder/layout.ts';
 import { block, embedTokens, lossOf, type Streams, stackOptions } from '../reversible/index.ts';
 import { joinRows, pairsOf, takeRows } from './join.ts';
@@ -127,6 +128,17 @@ export function buildTerraformer(spec: ModelSpec): Model {
       return [e, e];
     });
 
+  // What the encoder gives: its streams side by side, or one vector for both.
+  const given = bridgeNorm ? width : 2 * width;
+  const overRows = (x: Tensor, rows: RowPass): Streams => {
+    if (!rows.memory) return [x, x];
+    const R = x.shape[1];
+    const own = reshape(bridgeNorm ? x : concat([x, x], -1), [R, given]);
+    const both = reshape(pagedChoose(own, rows.memory.vectors(given), rows.memory.index), [1, R, given]);
+    return bridgeNorm ? [both, both] : (split(both, [width, width], -1) as [Tensor, Tensor]);
+  };
+  const rowPositions = ({ index: { position } }: RowPass): Tensor => reshape(position, [1, position.size]);
+
   const decode = (
     p: ParamTree,
     { inputs, segments, positions, visible, keep, pairs }: ModelInputs,
@@ -138,6 +150,8 @@ export function buildTerraformer(spec: ModelSpec): Model {
     const own: ForwardContext = { ...c, segments, positions, pairs: pairs?.self, ...masks };
     const x = embedTokens(table(p), inputs, { spec, ...dec }, own);
     const norm = (h: Tensor): Tensor => finalNorm.forward(childOf(p, 'norm'), h, own);
+    if (c.rows)
+      return norm(mean(decoding.forward(p, overRows(x, c.rows), { ...own, positions: rowPositions(c.rows) })));
     if (!read) return norm(mean(decoding.forward(p, [x, x], own)));
     const joined = joinRows(read.streams, x, read.readers, segments);
     const inner = {
@@ -150,6 +164,7 @@ export function buildTerraformer(spec: ModelSpec): Model {
   };
 
   const encoder: EncoderPart = {
+    before: true,
     encode: (p, batch, c, pairs) => {
       const [a, b] = encode(p, batch, c, pairs);
       return a === b ? a : concat([a, b], -1);

@@ -6,9 +6,29 @@
 import { z } from 'zod';
 import { AnsatzError } from '../../backend/errors.ts';
 import type { ModelSpec } from '../../model/spec.ts';
-import { type ParamSpec, registerSlot, type SlotConfig, type TurnPiece, tensorOf } from '../../nn/index.ts';
+import {
+  type ForwardContext,
+  type ParamSpec,
+  type RowPass,
+  registerSlot,
+  type SlotConfig,
+  type TurnPiece,
+  tensorOf,
+} from '../../nn/index.ts';
 import { linear, matrix, packed, vector, writeBranch } from '../../nn/linear.ts';
-import { attention, concat, fill, pad, reshape, slice, split, type Tensor } from '../../tensor/index.ts';
+import {
+  attention,
+  concat,
+  fill,
+  type PagedPart,
+  pad,
+  pagedAppend,
+  pagedAttentionOfTwo,
+  reshape,
+  slice,
+  split,
+  type Tensor,
+} from '../../tensor/index.ts';
 
 /** x [B, n*block, ...] as [B*n, 2*block, ...]: each block behind the one before (the first behind `edge`). */
 function withPrevious(x: Tensor, block: number, edge: number): Tensor {
@@ -22,6 +42,7 @@ registerSlot({
   slot: 'attention',
   kind: 'blockwise',
   summary: 'a query sees its own block and the one before (Sun et al. 2022), for sequences past the training length',
+  rows: true,
   options: z.strictObject({
     heads: z.int().positive(),
     kvHeads: z.int().positive().optional(),
@@ -37,7 +58,30 @@ registerSlot({
     if (heads % kvHeads)
       throw new AnsatzError(`attention: ${heads} query heads do not share ${kvHeads} key heads evenly`);
     const turn: TurnPiece | null = positions.pieces?.(block, block) ?? null;
+    const wrapped = positions.wrapped?.(block, [-block, 0]) ?? null;
     const rows = [heads * d, kvHeads * d, kvHeads * d];
+
+    /**
+     * Rows [1,R,heads+2kvHeads,d] over the pages of their sequences: one softmax over the row's own block and the one
+     * before. Keys are kept turned as from the block before their own; queries are turned for each of the two.
+     */
+    const overRows = (qkv: Tensor, c: ForwardContext, pass: RowPass): Tensor => {
+      const R = qkv.shape[1];
+      const [q, k, v] = split(qkv, [heads, kvHeads, kvHeads], 2);
+      const flat = (x: Tensor): Tensor => reshape(x, [R, x.shape[2], d]);
+      const { pool, format } = pass.keyValues(kvHeads, d);
+      const options = {
+        ...{ heads, kvHeads, width: d, format, block, scale: scales.attention(d), seen: Math.min(pass.seen, block) },
+        bias: positions.bias ? positions.bias(c.positionParams, heads, 1, dims.context, c) : null,
+      };
+      pagedAppend(pool, flat(wrapped ? wrapped(k, 'key', -block, c) : k), flat(v), pass.index, options);
+      const part = (back: number): PagedPart => ({
+        ...{ pool, rows: pass.index, options: { ...options, back } },
+        q: flat(wrapped ? wrapped(q, 'query', back === 0 ? -block : 0, c) : q),
+      });
+      return reshape(pagedAttentionOfTwo(part(0), part(1)), [1, R, heads * d]);
+    };
+
     return {
       params: {
         qkv: packed(rows, dims.width),
@@ -50,6 +94,13 @@ registerSlot({
         let qkv = linear(x, tensorOf(p, 'qkv'), c, { bias: bias ? tensorOf(p, 'qkvBias') : null });
         qkv = reshape(qkv, [b, t, heads + 2 * kvHeads, d]);
         if (!turn && positions.rotate) qkv = positions.rotate(qkv, heads, kvHeads, c);
+        const write = (mixed: Tensor): Tensor =>
+          writeBranch(mixed, tensorOf(p, 'out'), residual, c, {
+            bias: bias ? tensorOf(p, 'outBias') : null,
+            scale: scales.branch,
+            dropout: config.dropout,
+          });
+        if (c.rows) return write(overRows(qkv, c, c.rows));
         const filled = whole === t ? qkv : pad(qkv, 1, 0, whole - t);
         const [q, k, v] = split(filled, [heads, kvHeads, kvHeads], 2);
         const queries = reshape(q, [(b * whole) / block, block, heads, d]);
@@ -69,12 +120,7 @@ registerSlot({
             bias: positions.bias ? positions.bias(c.positionParams, heads, block, 2 * block, c) : null,
           },
         );
-        const flat = slice(reshape(mixed, [b, whole, heads * d]), 1, 0, t);
-        return writeBranch(flat, tensorOf(p, 'out'), residual, c, {
-          bias: bias ? tensorOf(p, 'outBias') : null,
-          scale: scales.branch,
-          dropout: config.dropout,
-        });
+        return write(slice(reshape(mixed, [b, whole, heads * d]), 1, 0, t));
       },
     };
   },

@@ -28,6 +28,12 @@ const SAFE = 40;
 type Part = 'query' | 'key';
 type Tables = Readonly<Record<Part, RotaryTable>>;
 
+const repeated = (x: Float32Array, times: number): Float32Array => {
+  const all = new Float32Array(x.length * times);
+  for (let k = 0; k < times; k++) all.set(x, k * x.length);
+  return all;
+};
+
 /** Rows `first`, `first` + 1, ... of a table, without copying. */
 function rowsFrom({ cos, sin }: RotaryTable, first: number, n: number): RotaryTable {
   const [rows, half] = cos.shape;
@@ -41,11 +47,12 @@ export function xposPositions(o: XposOptions, context: number, headWidth: number
   const width = rotatedWidth('xpos', headWidth, 1);
   const periods = rotaryPeriods(width, o.theta);
   const zeta = logZeta(width, o.gamma);
-  /** Tables of positions first, first + 1, ...: angles from 0, exponents from `origin`. */
-  const tables = (device: Device, first: number, n: number, origin: number): Tables => {
+  /** Tables of positions first, first + 1, ... (again and again): angles from 0, exponents from `origin`. */
+  const tables = (device: Device, first: number, n: number, origin: number, times = 1): Tables => {
     const part = (sign: number): RotaryTable => {
       const factor = (t: number, k: number): number => Math.exp((sign * (t - origin) * zeta[k]) / o.scaleBase);
-      return tableOn(device, rotaryTables(n, periods, factor, first), periods.length);
+      const { cos, sin } = rotaryTables(n, periods, factor, first);
+      return tableOn(device, { cos: repeated(cos, times), sin: repeated(sin, times) }, periods.length);
     };
     return { query: part(1), key: part(-1) };
   };
@@ -66,6 +73,19 @@ export function xposPositions(o: XposOptions, context: number, headWidth: number
         });
       const { query, key } = full(c.device);
       return ropePair(qkv, query, key, { heads, kvHeads, interleaved: o.interleaved, positions: c.positions });
+    },
+    wrapped: (block, shifts) => {
+      const made = new Map(
+        shifts.map((shift) => [
+          shift,
+          perDevice((device) => tables(device, shift, block, 0, Math.ceil(context / block))),
+        ]),
+      );
+      prepared.push(...made.values());
+      return (x, part, shift, c) => {
+        const { cos, sin } = made.get(shift)!(c.device)[part];
+        return rope(x, cos, sin, { interleaved: o.interleaved, positions: c.positions });
+      };
     },
     pieces: (before, after): TurnPiece => {
       if (reach !== undefined && 2 * after > reach)

@@ -1,5 +1,5 @@
 // Cases of hashed attention over pages.
-import { EXACT, gaussian, input, makeCase, output, type Rng, tolerance, updated } from './build.ts';
+import { gaussian, input, makeCase, output, type Rng, tolerance, updated } from './build.ts';
 import { ints, type Problem, pages, problems } from './paged.ts';
 import type { CaseGenerator, KernelCase, TensorSpec } from './types.ts';
 
@@ -7,16 +7,18 @@ const index = (s: Problem): [TensorSpec, TensorSpec] => [ints(s.rows.map(([q]) =
 
 function write(rng: Rng, s: Problem): KernelCase {
   const { table, maxPages, count } = pages(rng, s);
-  const [R, lists] = [s.rows.length, s.Hkv * rng.int(1, 4)];
+  const [R, H, rounds, hashes] = [s.rows.length, s.Hkv, rng.int(1, 4), rng.chance(0.7)];
   return makeCase('paged_lsh_write', {
     p: [
-      updated(gaussian(rng, 'f32', count * lists * s.page)),
-      input('i32', lists * R, () => rng.int(0, 300)),
+      updated(gaussian(rng, 'f32', count * s.page * 2 * H * s.D)),
+      hashes ? updated(gaussian(rng, 'f32', count * H * rounds * s.page)) : null,
+      gaussian(rng, s.q, R * 2 * H * s.D),
+      hashes ? input('i32', H * rounds * R, () => rng.int(0, 300)) : null,
       table,
       ...index(s),
     ],
-    i: [R, lists, s.page, maxPages],
-    tolerance: EXACT,
+    i: [R, H, s.D, s.page, maxPages, rounds],
+    tolerance: tolerance(1e-6, 1e-6),
   });
 }
 
@@ -30,6 +32,7 @@ function attend(rng: Rng, s: Problem): KernelCase {
   return makeCase('paged_lsh_attention', {
     p: [
       output(s.out, R * H * s.D),
+      gaussian(rng, s.q, R * 2 * H * s.D),
       gaussian(rng, 'f32', count * s.page * 2 * H * s.D),
       rng.chance(0.8) ? input('f32', count * H * rounds * s.page, () => rng.int(0, kinds - 1)) : null,
       table,
@@ -39,7 +42,7 @@ function attend(rng: Rng, s: Problem): KernelCase {
       ...[R, H, s.D, s.page, maxPages, rounds, rng.pick([1, 7, rounds * chunk * (1 + back), 10000])],
       ...[chunk, back, +rng.chance(0.6), +rng.chance(0.6)],
     ],
-    f: [1],
+    f: [1 / Math.sqrt(s.D)],
     tolerance: tolerance(2e-4, 2e-5, 1e-5),
   });
 }
