@@ -6,12 +6,13 @@ import { freemem } from 'node:os';
 import type { KernelCall } from '../backend/device.ts';
 import { AnsatzError } from '../backend/errors.ts';
 import { MetaDevice } from '../backend/meta/device.ts';
-import { buildModel } from '../model/model.ts';
 import { countParams, declared, forwardContext, initialise, isTrainable } from '../nn/index.ts';
 import { noGrad, scope, sizeOfShape, trace } from '../tensor/index.ts';
 import type { TrainConfig } from './config.ts';
 import { objectiveOf, positionsOf } from './objective.ts';
+import { trainedModel } from './session.ts';
 import { DeviceBatch, TrainStep } from './step.ts';
+import { plannedLoss } from './teacher.ts';
 
 export interface Account {
   readonly parameters: number;
@@ -53,7 +54,7 @@ export const productFlops = (calls: readonly KernelCall[]): number =>
 /** Accounts for a training configuration. Allocates and computes nothing. */
 export function accountFor(config: TrainConfig): Account {
   const device = new MetaDevice();
-  const model = buildModel(config.model);
+  const model = trainedModel(config);
   const length = config.length ?? config.model.context;
   const params = initialise(model, device, config.seed);
   const parameterBytes = device.memory().liveBytes;
@@ -69,7 +70,7 @@ export function accountFor(config: TrainConfig): Account {
     batch.dispose();
     return calls;
   });
-  const step = new TrainStep(device, model, params, config, length);
+  const step = new TrainStep(device, model, params, config, length, plannedLoss(config, { device, model }));
   const programs = step.programs;
   const total = (of: (c: KernelCall) => number): number =>
     programs.reduce((n, { program, times }) => n + times * program.calls.reduce((m, c) => m + of(c), 0), 0);

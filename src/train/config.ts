@@ -5,6 +5,7 @@ import { AnsatzError } from '../backend/errors.ts';
 import { describeIssues, headWidth, modelSpecSchema } from '../model/spec.ts';
 import { hasGeneralMasks } from '../nn/index.ts';
 import { objectiveSchema } from '../objectives/index.ts';
+import { adapterSchema } from './lora.ts';
 import { objectiveOf } from './objective.ts';
 import { optimiserSchema } from './optimisers/index.ts';
 
@@ -47,6 +48,27 @@ export const trainConfigSchema = z.strictObject({
   objective: objectiveSchema.prefault('causal'),
   /** A run whose newest weights this one starts from. */
   from: z.string().min(1).optional(),
+  /** Keep the weights that it starts from, and train a difference of low rank. */
+  adapter: adapterSchema.optional(),
+  /** A run that teaches this one: (1 - lambda) cross-entropy + lambda T^2 KL(teacher || student). */
+  distil: z
+    .strictObject({
+      teacher: z.string().min(1),
+      lambda: fraction.default(0.5),
+      temperature: z.number().positive().default(2),
+      /** From fresh weights, or from layers of the teacher's at even distances. */
+      start: z.enum(['fresh', 'layers']).default('fresh'),
+    })
+    .optional(),
+  /** The run whose weights these were made of without training, and how. */
+  madeFrom: z
+    .strictObject({
+      run: z.string(),
+      step: z.int().min(0),
+      by: z.enum(['quantize', 'prune']),
+      options: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])),
+    })
+    .optional(),
   /** Rows of a micro-batch, and how many micro-batches make a step. */
   batch: z.int().positive().default(8),
   accumulate: z.int().positive().default(1),
@@ -87,6 +109,10 @@ export function parseTrainConfig(input: unknown): TrainConfig {
   if (length > config.model.context)
     throw new AnsatzError(`run config: rows of ${length} tokens, the model's context is ${config.model.context}`, {
       hint: 'lower `length` or raise `model.context`',
+    });
+  if (config.adapter && config.from === undefined)
+    throw new AnsatzError('run config: an adapter needs the weights of another run', {
+      hint: 'name that run: from, or --from',
     });
   checkObjective(config);
   return config;

@@ -22,16 +22,19 @@ export async function heldOutLoss(
   config: TrainConfig,
   data: RunData,
   maxTokens?: number,
+  onProgress?: (done: number, total: number) => void,
 ): Promise<HeldOutLoss> {
   const { loader, encoder, batches } = heldOutRows(config, data, maxTokens);
   const step = new EvalStep(device, model, params, config, rowLength(config), encoder);
   let nats = 0;
   let targets = 0;
+  let done = 0;
   try {
     for (const batch of batches()) {
       const r = await step.run(batch);
       nats += r.nats;
       targets += r.targets;
+      onProgress?.(++done, loader.batches);
     }
   } finally {
     step.dispose();

@@ -5,9 +5,11 @@ import type { HostArray } from '../backend/dtype.ts';
 import { AnsatzError } from '../backend/errors.ts';
 import { Tokenizer } from '../data/tokenizer/index.ts';
 import type { Model } from '../model/model.ts';
+import { adapterSchema, withDifferences } from './lora.ts';
 import type { TrainedParam } from './optimisers/index.ts';
 import { latestCheckpoint } from './run/checkpoint.ts';
 import { RunFolder } from './run/folder.ts';
+import { refuseQuantised } from './stored.ts';
 
 export interface StartReport {
   readonly checkpoint: string;
@@ -31,20 +33,33 @@ export async function startFrom(
   model: Model,
   params: readonly TrainedParam[],
   tokenizer: Tokenizer,
+  /** From the names of both, which of theirs stands for one of ours; by default the same. */
+  choose: (ours: readonly string[], theirs: readonly string[]) => (path: string) => string = () => (path) => path,
 ): Promise<StartReport> {
   const run = RunFolder.open(path);
   const checkpoint = await latestCheckpoint(run);
   if (!checkpoint) throw new AnsatzError(`${path}: has no checkpoint to start from`);
   const own = join(run.path, 'tokenizer.json');
   if (existsSync(own)) sameIds(Tokenizer.fromFile(own), tokenizer, path);
-  const file = await checkpoint.tensors('model');
+  const stored = await checkpoint.tensors('model');
+  // Of an adapted run, the matrices with their differences.
+  const file = withDifferences(stored, adapterSchema.optional().parse(run.config.adapter));
   const names = new Set(file.names);
+  const nameOf = choose(
+    params.map((p) => p.path),
+    file.names,
+  );
   const used = new Set<string>();
   const [grown, fresh]: [string[], string[]] = [[], []];
   try {
+    refuseQuantised(
+      file,
+      params.map((p) => p.path),
+    );
     for (const { path: name, tensor, spec } of params) {
       const instead = model.startFrom?.(name);
-      const source = names.has(name) ? name : instead !== undefined && names.has(instead) ? instead : undefined;
+      const same = nameOf(name);
+      const source = names.has(same) ? same : instead !== undefined && names.has(instead) ? instead : undefined;
       if (source === undefined) {
         fresh.push(name);
         continue;
@@ -67,7 +82,7 @@ export async function startFrom(
         );
     }
   } finally {
-    await file.close();
+    await stored.close();
   }
   if (used.size === 0) throw new AnsatzError(`${path}: has no parameter in common with this model`);
   const unused = [...names].filter((name) => !used.has(name));

@@ -1,6 +1,6 @@
 /** What a run reads and holds: its data, its model, its parameters; and how they are saved and restored. */
 import { join } from 'node:path';
-import { type HostArray, isBlock } from '../backend/dtype.ts';
+import type { HostArray } from '../backend/dtype.ts';
 import { AnsatzError } from '../backend/errors.ts';
 import { type Device, openDevice } from '../backend/index.ts';
 import { Loader } from '../data/loader.ts';
@@ -12,16 +12,17 @@ import { openTokens } from '../data/shards.ts';
 import { reserveSpecials, Tokenizer } from '../data/tokenizer/index.ts';
 import { createBatch, type TokenBatch, type TokenData } from '../data/types.ts';
 import { buildModel, type Model } from '../model/model.ts';
-import { initialise, type ParamTree } from '../nn/index.ts';
+import { declared, initialise, type ParamTree } from '../nn/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 import { parseTrainConfig, type TrainConfig } from './config.ts';
+import { withDifferences, withLora } from './lora.ts';
 import { objectiveOf, rowLength, vocabularyOf } from './objective.ts';
 import { canonicalJson, type JsonObject } from './run/canonical.ts';
 import type { Checkpoint } from './run/checkpoint.ts';
-import type { TensorSource } from './safetensors.ts';
-import { namedTensors } from './step.ts';
+import { refuseQuantised, storedParams } from './stored.ts';
 
 export { rowLength } from './objective.ts';
+export { tensorSource } from './stored.ts';
 
 export interface RunData {
   readonly tokenizer: Tokenizer;
@@ -101,13 +102,6 @@ export function heldOutRows(
   return { loader, encoder, batches };
 }
 
-/** A tensor as a source of bytes for safetensors. */
-export function tensorSource(name: string, t: Tensor): TensorSource {
-  if (isBlock(t.dtype)) throw new AnsatzError(`${name} is a ${t.dtype} tensor, which checkpoints do not hold`);
-  const dtype = { f32: 'F32', bf16: 'BF16', i32: 'I32', u8: 'U8' }[t.dtype] as TensorSource['dtype'];
-  return { name, dtype, shape: t.shape, data: () => t.bits() };
-}
-
 /** Loads named tensors of one set of a checkpoint; every one must be there with its shape. */
 export async function loadTensors(
   checkpoint: Checkpoint,
@@ -116,7 +110,12 @@ export async function loadTensors(
 ): Promise<void> {
   const file = await checkpoint.tensors(set);
   try {
-    for (const [name, t] of tensors) {
+    const wanted = [...tensors];
+    refuseQuantised(
+      file,
+      wanted.map(([name]) => name),
+    );
+    for (const [name, t] of wanted) {
       const info = file.info(name);
       if (info.shape.join() !== t.shape.join())
         throw new AnsatzError(
@@ -139,18 +138,34 @@ export interface LoadedModel {
   readonly params: ParamTree;
 }
 
+/** The model as a run trains it: as its spec says, or with an adapter. */
+export function trainedModel({ model, adapter }: Pick<TrainConfig, 'model' | 'adapter'>): Model {
+  const built = buildModel(model);
+  return adapter ? withLora(built, adapter) : built;
+}
+
 /** A model with fresh parameters for a config. */
 export function freshModel(input: unknown): LoadedModel {
   const config = parseTrainConfig(input);
   const device = openDevice(config.device);
-  const model = buildModel(config.model);
+  const model = trainedModel(config);
   return { device, config, model, params: initialise(model, device, config.seed) };
 }
 
-/** A model with a checkpoint's parameters. */
+/** A model with a checkpoint's parameters, in the types that they are stored in; an adapter's are added to its base's. */
 export async function loadModel(input: unknown, checkpoint: Checkpoint): Promise<LoadedModel> {
-  const loaded = freshModel(input);
-  const named = namedTensors(loaded.model, loaded.params).map((p): [string, Tensor] => [p.path, p.tensor]);
-  await loadTensors(checkpoint, 'model', named);
-  return loaded;
+  const config = parseTrainConfig(input);
+  const device = openDevice(config.device);
+  const model = buildModel(config.model);
+  const file = await checkpoint.tensors('model');
+  try {
+    return {
+      device,
+      config,
+      model,
+      params: await storedParams(withDifferences(file, config.adapter), declared(model), device),
+    };
+  } finally {
+    await file.close();
+  }
 }

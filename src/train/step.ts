@@ -22,6 +22,7 @@ import {
   zeros,
 } from '../tensor/index.ts';
 import type { TrainConfig } from './config.ts';
+import type { LossOf } from './distil.ts';
 import { objectiveOf } from './objective.ts';
 import { makeOptimiser, type Optimiser, type TrainedParam } from './optimisers/index.ts';
 import { scheduleFactor } from './schedule.ts';
@@ -122,7 +123,15 @@ export class TrainStep {
   /** Gradient sums over micro-batches; none when there is only one. */
   private readonly sums: Tensor[];
 
-  constructor(device: Device, model: Model, params: ParamTree, config: TrainConfig, length: number) {
+  /** `lossOf`: what is minimised, when it is not the model's own loss. */
+  constructor(
+    device: Device,
+    model: Model,
+    params: ParamTree,
+    config: TrainConfig,
+    length: number,
+    lossOf: LossOf = model.loss,
+  ) {
     this.config = config;
     this.params = namedTensors(model, params);
     const trained = this.params.filter(isTrainable);
@@ -147,7 +156,7 @@ export class TrainStep {
         progress: this.progress,
         share: 1 / config.accumulate,
       });
-      const { total } = model.loss(params, this.batch, c);
+      const { total } = lossOf(params, this.batch, c);
       return { total, grads: gradients(total, tensors) };
     };
     this.sums = config.accumulate === 1 ? [] : tensors.map((t) => zeros(device, t.shape).keep());
@@ -284,9 +293,13 @@ export class EvalStep {
   /** Summed nats and number of targets. */
   async run(batch: TokenBatch): Promise<{ nats: number; targets: number }> {
     const rows = await this.rows(batch);
-    let nats = 0;
-    for (let k = 0; k < rows.length; k++) if (batch.targets[k] >= 0) nats += rows[k];
-    return { nats, targets: batch.targetCount };
+    let [nats, targets] = [0, 0];
+    for (let k = 0; k < rows.length; k++) {
+      if (batch.targets[k] < 0) continue;
+      nats += rows[k];
+      targets++;
+    }
+    return { nats, targets };
   }
 
   dispose(): void {

@@ -9,6 +9,7 @@ import type { TokenBatch } from '../data/types.ts';
 import { disposeTree } from '../nn/index.ts';
 import { type Account, accountFor, refuseWhatDoesNotFit } from './account.ts';
 import { parseTrainConfig, type TrainConfig } from './config.ts';
+import type { Teacher } from './distil.ts';
 import { type HeldOutLoss, heldOutLoss } from './evaluate.ts';
 import { startFrom } from './from.ts';
 import { trainBatch } from './objective.ts';
@@ -20,6 +21,7 @@ import type { RunFolder } from './run/folder.ts';
 import { type Progress, restoreRun, saveRun } from './saving.ts';
 import { freshModel, type LoadedModel, openRunData, type RunData, rowLength, trainLoader } from './session.ts';
 import { TrainStep } from './step.ts';
+import { openTeacher, sparserLayers, taughtLoss } from './teacher.ts';
 
 export interface TrainOptions {
   /** Continue from the newest valid checkpoint. */
@@ -47,7 +49,12 @@ export async function train(run: RunFolder, options: TrainOptions = {}): Promise
   const lock = run.lock();
   const log = run.openEvents();
   try {
-    return await new Trainer(run, log, options).run();
+    const teacher = await openTeacher(parseTrainConfig(run.config));
+    try {
+      return await new Trainer(run, log, options, teacher).run();
+    } finally {
+      if (teacher) disposeTree(teacher.params);
+    }
   } finally {
     log.close();
     lock.release();
@@ -69,7 +76,7 @@ class Trainer {
   private loss = Number.NaN;
   private savedStep = -1;
 
-  constructor(folder: RunFolder, log: EventWriter, options: TrainOptions) {
+  constructor(folder: RunFolder, log: EventWriter, options: TrainOptions, teacher?: Teacher) {
     this.folder = folder;
     this.log = log;
     this.options = options;
@@ -87,7 +94,8 @@ class Trainer {
     }
     const { device, model, params } = this.loaded;
     try {
-      this.step = new TrainStep(device, model, params, this.config, length);
+      const lossOf = taughtLoss(this.config, this.loaded, teacher, this.data.tokenizer);
+      this.step = new TrainStep(device, model, params, this.config, length, lossOf);
     } catch (error) {
       this.data.close();
       disposeTree(params);
@@ -185,12 +193,14 @@ class Trainer {
         used: `f32 products of bf16-rounded operands (${level})`,
         why: `the kernels in use are those for ${level}`,
       });
-    if (this.config.from !== undefined) await this.startFrom(this.config.from);
+    const { from, distil } = this.config;
+    if (from !== undefined) await this.startFrom(from);
+    else if (distil?.start === 'layers') await this.startFrom(distil.teacher, sparserLayers);
   }
 
   /** Weights of another run, and what has none there. */
-  private async startFrom(path: string): Promise<void> {
-    const report = await startFrom(path, this.loaded.model, this.step.params, this.data.tokenizer);
+  private async startFrom(path: string, choose?: typeof sparserLayers): Promise<void> {
+    const report = await startFrom(path, this.loaded.model, this.step.params, this.data.tokenizer, choose);
     const { step, copied, grown, fresh, unused } = report;
     this.emit({
       event: 'started-from',

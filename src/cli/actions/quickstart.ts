@@ -141,7 +141,7 @@ async function completions(
       `${output.style.dim(clean(prompt))}${gap}${output.style.bold(clean(completion))}`,
     ]);
   }
-  generator.dispose();
+  await generator.dispose();
   data.close();
   return samples;
 }

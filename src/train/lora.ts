@@ -1,0 +1,151 @@
+/**
+ * Low-rank adaptation (Hu et al. 2021): the weights of another run stay as they are, and each matrix W learns a
+ * difference (alpha / rank) B A of low rank. It is a function over a model's parameters: W + (alpha / rank) B A is
+ * computed in the step, from tensors that have gradients and one that has not, so layers know nothing of it. Only A
+ * and B have gradients that are kept, and optimiser state.
+ */
+import { z } from 'zod';
+import { AnsatzError } from '../backend/errors.ts';
+import type { EncoderPart, Model } from '../model/model.ts';
+import { declared, type Module, type NamedParam, type ParamSpec, type ParamTree } from '../nn/index.ts';
+import { matmul, Tensor } from '../tensor/index.ts';
+import type { TensorFile } from './stored.ts';
+
+export const adapterSchema = z.strictObject({
+  kind: z.literal('lora'),
+  rank: z.int().positive().default(8),
+  /** The difference is multiplied by alpha / rank; by default alpha is twice the rank. */
+  alpha: z.number().positive().optional(),
+  /** Matrices that are adapted: those whose path holds one of these; by default every hidden matrix. */
+  targets: z.array(z.string().min(1)).min(1).optional(),
+});
+export type AdapterConfig = z.output<typeof adapterSchema>;
+
+const ROOT = 'lora';
+const scaleOf = ({ rank, alpha = 2 * rank }: AdapterConfig): number => alpha / rank;
+
+const isTarget = ({ path, spec }: NamedParam, { targets }: AdapterConfig): boolean =>
+  spec.role === 'hidden' &&
+  spec.shape.length === 2 &&
+  spec.trainable !== false &&
+  (targets === undefined || targets.some((t) => path.includes(t)));
+
+/** A is drawn as any matrix, B is 0: at the start nothing is changed. */
+function factors(shape: readonly number[], rank: number): Readonly<Record<'a' | 'b', ParamSpec>> {
+  const [out, inputs] = shape;
+  const common = { role: 'adapter', decay: false } as const;
+  return {
+    a: { ...common, shape: [rank, inputs], init: { kind: 'normal', std: inputs ** -0.5 }, fanIn: inputs, fanOut: rank },
+    b: { ...common, shape: [out, rank], init: { kind: 'constant', value: 0 }, fanIn: rank, fanOut: out },
+  };
+}
+
+/** Modules that declare parameters at the given paths. */
+function modulesAt(params: ReadonlyMap<string, Readonly<Record<string, ParamSpec>>>): Module {
+  const own = params.get('');
+  const below = new Map<string, Map<string, Readonly<Record<string, ParamSpec>>>>();
+  for (const [path, specs] of params) {
+    if (path === '') continue;
+    const [head, ...rest] = path.split('.');
+    if (!below.has(head)) below.set(head, new Map());
+    below.get(head)!.set(rest.join('.'), specs);
+  }
+  const children = Object.fromEntries([...below].map(([name, inner]) => [name, modulesAt(inner)]));
+  return { ...(own && { params: own }), children };
+}
+
+/** The model with its parameters frozen and a difference of low rank for each of its matrices. */
+export function withLora(model: Model, adapter: AdapterConfig): Model {
+  const targets = declared(model).filter((p) => isTarget(p, adapter));
+  if (targets.length === 0)
+    throw new AnsatzError('adapter lora: none of its targets is a matrix of this model', {
+      hint: 'leave adapter.targets out, or name parts of paths: attention, ffn',
+    });
+  const adapted = new Set(targets.map((p) => p.path));
+  const own = modulesAt(new Map(targets.map(({ path, spec }) => [path, factors(spec.shape, adapter.rank)])));
+  const scale = scaleOf(adapter);
+
+  /** The tree that the model itself computes with. */
+  const merged = (p: ParamTree): ParamTree => {
+    const walk = (tree: ParamTree, lora: ParamTree | undefined, prefix: string): ParamTree => {
+      const out: Record<string, Tensor | ParamTree> = {};
+      for (const [name, value] of Object.entries(tree)) {
+        if (prefix === '' && name === ROOT) continue;
+        const path = prefix + name;
+        const factor = lora?.[name] as ParamTree | undefined;
+        if (!(value instanceof Tensor)) out[name] = walk(value, factor, `${path}.`);
+        else if (!adapted.has(path)) out[name] = value;
+        else {
+          const { a, b } = factor as Record<'a' | 'b', Tensor>;
+          out[name] = matmul(b, a, { alpha: scale, addend: value, compute: 'f32', out: 'f32' });
+        }
+      }
+      return out;
+    };
+    return walk(p, p[ROOT] as ParamTree, '');
+  };
+
+  const encoder: EncoderPart | undefined = model.encoder && {
+    ...model.encoder,
+    encode: (p, ...rest) => model.encoder!.encode(merged(p), ...rest),
+    crossKeyValues: (p, ...rest) => model.encoder!.crossKeyValues(merged(p), ...rest),
+    decode: (p, ...rest) => model.encoder!.decode(merged(p), ...rest),
+  };
+  return {
+    spec: model.spec,
+    params: model.params,
+    children: { ...model.children, [ROOT]: own },
+    adjust: (p) => {
+      if (p.path.startsWith(`${ROOT}.`)) return p.spec;
+      return { ...(model.adjust ? model.adjust(p) : p.spec), trainable: false };
+    },
+    prepare: (device) => model.prepare(device),
+    hidden: (p, batch, c) => model.hidden(merged(p), batch, c),
+    logits: (p, h, c) => model.logits(merged(p), h, c),
+    loss: (p, batch, c) => model.loss(merged(p), batch, c),
+    ...(encoder && { encoder }),
+    ...(model.startFrom && { startFrom: (path: string) => model.startFrom!(path) }),
+  };
+}
+
+/** A checkpoint's tensors with the differences added to the matrices that they are for. */
+export function withDifferences(file: TensorFile, adapter: AdapterConfig | undefined): TensorFile {
+  if (!adapter) return file;
+  const scale = scaleOf(adapter);
+  return {
+    path: file.path,
+    names: file.names.filter((name) => !name.startsWith(`${ROOT}.`)),
+    info: (name) => file.info(name),
+    read: async (name) => {
+      const w = await file.read(name);
+      const [a, b] = ['a', 'b'].map((f) => `${ROOT}.${name}.${f}`);
+      if (!file.names.includes(a)) return w;
+      addProduct(
+        w as Float32Array,
+        (await file.read(b)) as Float32Array,
+        (await file.read(a)) as Float32Array,
+        scale,
+        file.info(a).shape,
+      );
+      return w;
+    },
+  };
+}
+
+/** w += scale b a. */
+function addProduct(
+  w: Float32Array,
+  b: Float32Array,
+  a: Float32Array,
+  scale: number,
+  [rank, inputs]: readonly number[],
+): void {
+  for (let row = 0; row * rank < b.length; row++) {
+    const into = w.subarray(row * inputs, (row + 1) * inputs);
+    for (let r = 0; r < rank; r++) {
+      const factor = scale * b[row * rank + r];
+      const from = a.subarray(r * inputs, (r + 1) * inputs);
+      for (let k = 0; k < inputs; k++) into[k] += factor * from[k];
+    }
+  }
+}
