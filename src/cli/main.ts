@@ -1,12 +1,19 @@
 /** The command line: one file a command under commands/. */
 import { Command, CommanderError } from 'commander';
+import { distillCommand } from './commands/distill.ts';
 import { evaluateCommand } from './commands/evaluate.ts';
+import { exportCommand } from './commands/export.ts';
+import { labCommand } from './commands/first-look.ts';
 import { generateCommand } from './commands/generate.ts';
+import { importCommand } from './commands/import.ts';
 import { inspectCommand } from './commands/inspect.ts';
 import { mupCommand } from './commands/mup.ts';
 import { planCommand } from './commands/plan.ts';
 import { prepareCommand } from './commands/prepare.ts';
+import { pruneCommand } from './commands/prune.ts';
+import { quantizeCommand } from './commands/quantize.ts';
 import { quickstartCommand } from './commands/quickstart.ts';
+import { serveCommand } from './commands/serve.ts';
 import { trainCommand } from './commands/train.ts';
 import { tricksCommand } from './commands/tricks.ts';
 import { inThisShell } from './common.ts';
@@ -28,6 +35,13 @@ export function program(): Command {
     .addCommand(prepareCommand())
     .addCommand(tricksCommand())
     .addCommand(mupCommand())
+    .addCommand(labCommand())
+    .addCommand(exportCommand())
+    .addCommand(importCommand())
+    .addCommand(quantizeCommand())
+    .addCommand(pruneCommand())
+    .addCommand(distillCommand())
+    .addCommand(serveCommand())
     .addCommand(quickstartCommand())
     .addHelpText(
       'after',

@@ -22,16 +22,31 @@ export function putPrompt(
 ): Prompt & { decoder: number[] } {
   const special = specials ? 'token' : 'text';
   const encode = (text: string): number[] => [...tokenizer.encode(text, { special })];
-  const [text, before] = [encode(prompt), context === undefined ? undefined : encode(context)];
-  const put = (own: number[], given: number[] | undefined): Prompt => {
+  const before = context === undefined ? undefined : encode(context);
+  return putTokens(tokenizer, vocabulary, objective, window, encode(prompt), { mode, context: before });
+}
+
+/** The same for text that is tokens already. */
+export function putTokens(
+  tokenizer: Tokenizer,
+  vocabulary: Vocabulary,
+  objective: Objective | undefined,
+  window: number,
+  text: readonly number[],
+  { mode, context: before }: PromptOptions,
+): Prompt & { decoder: number[] } {
+  const put = (own: readonly number[], given: readonly number[] | undefined): Prompt => {
     const options: PromptOptions = { mode, context: given };
-    // What the tokenizer itself puts before texts (models of others), or what ends the document before.
-    const { before: first } = tokenizer.template;
-    const plain = { decoder: [...(first.length > 0 ? first : [vocabulary.eot]), ...(given ?? []), ...own], stop: [] };
+    const plain = { decoder: [...startOf(tokenizer), ...(given ?? []), ...own], stop: [] };
     return objective?.prompt?.(vocabulary, own, options) ?? plain;
   };
   let made = put(text, before);
   const excess = (made.encoder?.length ?? 0) - window;
   if (excess > 0) made = before ? put(text, before.slice(excess)) : put(text.slice(excess), undefined);
   return { ...made, decoder: [...made.decoder] };
+}
+
+/** What stands before a text: what the tokenizer itself puts there (models of others), or what ends the document before. */
+export function startOf({ template, eot }: Tokenizer): readonly number[] {
+  return template.before.length > 0 ? template.before : [eot];
 }

@@ -3,6 +3,7 @@ import './causal.ts';
 import './fcm.ts';
 import './fim.ts';
 import './prefix-lm.ts';
+import './supervised.ts';
 import './ul2.ts';
 
 export * from './objective.ts';
@@ -14,3 +15,4 @@ export {
   objectiveSchema,
   registerObjective,
 } from './registry.ts';
+export { ANSWER, ANSWERED, MARKS, READ } from './supervised.ts';

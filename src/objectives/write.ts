@@ -38,6 +38,8 @@ export function encoderWriter(row: Row): {
 /** Appends targets, each predicted from the one before it, the first from `start`. */
 export function decoderWriter(row: Row): {
   segment(start: number, ...parts: readonly ArrayLike<number>[]): void;
+  /** Tokens, each with its target: itself, or IGNORE. */
+  counted(start: number, tokens: ArrayLike<number>, own: ArrayLike<number>): void;
   /** A sequence whose first `given` tokens are not predicted; all but its last token are inputs. */
   stream(sequence: ArrayLike<number>, given: number): void;
   /** Pads the rest; returns the number of targets. */
@@ -62,6 +64,10 @@ export function decoderWriter(row: Row): {
           put(before, part[k], position++);
           before = part[k];
         }
+    },
+    counted: (start, tokens, own) => {
+      segment++;
+      for (let k = 0; k < tokens.length; k++) put(k === 0 ? start : tokens[k - 1], own[k], k);
     },
     stream: (sequence, given) => {
       segment++;

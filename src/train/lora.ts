@@ -111,41 +111,43 @@ export function withLora(model: Model, adapter: AdapterConfig): Model {
 /** A checkpoint's tensors with the differences added to the matrices that they are for. */
 export function withDifferences(file: TensorFile, adapter: AdapterConfig | undefined): TensorFile {
   if (!adapter) return file;
-  const scale = scaleOf(adapter);
+  const names = new Set(file.names);
+  /** Adds a matrix's difference to its elements from `first` on. */
+  const add = async (name: string, w: Float32Array, first: number): Promise<void> => {
+    const [a, b] = ['a', 'b'].map((f) => `${ROOT}.${name}.${f}`);
+    if (!names.has(a)) return;
+    const factor = async (f: string): Promise<Float32Array> => (await file.read(f)) as Float32Array;
+    addProduct(w, first, await factor(b), await factor(a), adapter);
+  };
   return {
     path: file.path,
     names: file.names.filter((name) => !name.startsWith(`${ROOT}.`)),
     info: (name) => file.info(name),
     read: async (name) => {
       const w = await file.read(name);
-      const [a, b] = ['a', 'b'].map((f) => `${ROOT}.${name}.${f}`);
-      if (!file.names.includes(a)) return w;
-      addProduct(
-        w as Float32Array,
-        (await file.read(b)) as Float32Array,
-        (await file.read(a)) as Float32Array,
-        scale,
-        file.info(a).shape,
-      );
+      await add(name, w as Float32Array, 0);
       return w;
+    },
+    readInto: async (name, target, start = 0) => {
+      await file.readInto(name, target, start);
+      if (target instanceof Float32Array) await add(name, target, start / target.BYTES_PER_ELEMENT);
     },
   };
 }
 
-/** w += scale b a. */
-function addProduct(
-  w: Float32Array,
-  b: Float32Array,
-  a: Float32Array,
-  scale: number,
-  [rank, inputs]: readonly number[],
-): void {
-  for (let row = 0; row * rank < b.length; row++) {
-    const into = w.subarray(row * inputs, (row + 1) * inputs);
+/** Elements of W + (alpha / rank) B A from `first` on, where w holds those of W. */
+function addProduct(w: Float32Array, first: number, b: Float32Array, a: Float32Array, adapter: AdapterConfig): void {
+  const { rank } = adapter;
+  const scale = scaleOf(adapter);
+  const inputs = a.length / rank;
+  for (let done = 0; done < w.length; ) {
+    const [row, col] = [Math.floor((first + done) / inputs), (first + done) % inputs];
+    const into = w.subarray(done, done + inputs - col);
     for (let r = 0; r < rank; r++) {
       const factor = scale * b[row * rank + r];
-      const from = a.subarray(r * inputs, (r + 1) * inputs);
-      for (let k = 0; k < inputs; k++) into[k] += factor * from[k];
+      const from = a.subarray(r * inputs + col, (r + 1) * inputs);
+      for (let k = 0; k < into.length; k++) into[k] += factor * from[k];
     }
+    done += into.length;
   }
 }

@@ -31,7 +31,7 @@ export function tensorSource(path: string, t: Tensor, columns = false): TensorSo
 }
 
 /** What is read of a file of tensors. */
-export type TensorFile = Pick<SafetensorsFile, 'path' | 'names' | 'info' | 'read'>;
+export type TensorFile = Pick<SafetensorsFile, 'path' | 'names' | 'info' | 'read' | 'readInto'>;
 
 interface Stored {
   readonly type: BlockType;

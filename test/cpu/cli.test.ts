@@ -15,17 +15,43 @@ const FLAGS: Record<string, string> = {
   'generate <run>':
     '--prompt --context --specials --mode --max-tokens --temperature --top-k --top-p --seed --step --json --plain --help',
   'evaluate <run>':
-    '--by-position --length --scaling --blockwise --cross-documents --max-tokens --data --step --json --plain --help',
+    '--objective --by-position --length --scaling --blockwise --cross-documents --max-tokens --data --step --json --plain --help',
   'inspect [recipe]': '--set --json --plain --help',
   'plan [recipe]': '--spec --batch --set --json --plain --help',
-  'prepare <paths...>': '--out --vocab --cap --seed --json --plain --help',
+  'prepare <paths...>': '--out --vocab --tokenizer --cap --seed --json --plain --help',
   'tricks [name]': '--width --depth --json --plain --help',
   'mup check [recipe]': '--widths --depths --seeds --steps --grow --grow-field --set --svg --lr --json --plain --help',
   'mup transfer [recipe]':
     '--widths --depths --seeds --steps --grow --grow-field --set --svg --rates --limit --data --json --plain --help',
+  'lab first-look <texts...>': '--out --run --minutes --seeds --only --cap --width --workers --json --plain --help',
+  'export <run>': '--to --out --type --step --json --plain --help',
+  'import <folder>': '--out --context --json --plain --help',
+  'quantize <run>':
+    '--bits --method --embedding-bits --damp --calibrate --out --data --max-tokens --seconds --step --json --plain --help',
+  'prune <run>':
+    '--method --sparsity --pattern --damp --calibrate --out --data --max-tokens --seconds --step --json --plain --help',
+  'distill <teacher> [recipe]':
+    '--config --data --out --steps --seconds --seed --set --lambda --temperature --start --max-tokens --measure --json --plain --help',
+  'serve [runs...]':
+    '--host --port --data --key --keys --new-key --requests-per-minute --tokens-per-minute --cors --draft --lookup --sequences --queue --cache-bytes --max-body --json --plain --help',
   'quickstart ': '--folder --seconds --out --seed --json --plain --help',
 };
-const COMMANDS = ['train', 'generate', 'evaluate', 'inspect', 'plan', 'prepare', 'tricks', 'quickstart'];
+const COMMANDS = [
+  'train',
+  'generate',
+  'evaluate',
+  'inspect',
+  'plan',
+  'prepare',
+  'tricks',
+  'export',
+  'import',
+  'serve',
+  'quantize',
+  'prune',
+  'distill',
+  'quickstart',
+];
 
 const root = temporaryFolder('cli');
 const text = join(root, 'text');
@@ -119,6 +145,26 @@ const misused: [string[], RegExp, RegExp?][] = [
   [['generate', 'x', '--top-p', '1.5'], /--top-p cannot be '1.5'/],
   [['generate', 'x', '--top-k', '-1'], /--top-k cannot be '-1'/],
   [['generate', 'x', '--max-tokens', '0'], /--max-tokens cannot be '0'/],
+  [['serve'], /missing required argument 'runs'/, /ansatz serve RUN/],
+  [['serve', 'x', '--port', '70000'], /--port cannot be '70000'/],
+  [['serve', 'x', '--max-body', '1T'], /--max-body cannot be '1T'/],
+  [['serve', 'x', '--key', 'short'], /a key must have at least 16 characters/],
+  [['serve', 'x='], /names no folder/],
+  [['serve', '--new-key', 'me'], /--new-key needs the file/],
+  [['export', 'x'], /required option '--to <format>' not specified/],
+  [['export', 'x', '--to', 'onnx'], /argument 'onnx' is invalid/],
+  [['export', 'x', '--to', 'hf', '--type', 'q8_0'], /--type q8_0 is a type of GGUF files/],
+  [['quantize', 'x'], /required option '--bits <n>' not specified/],
+  [['quantize', 'x', '--bits', '3'], /argument '3' is invalid/],
+  [['quantize', 'x', '--bits', '8', '--calibrate', '100'], /--method rtn looks at the weights alone/],
+  [['prune', 'x', '--sparsity', '1'], /--sparsity cannot be '1'/],
+  [['prune', 'x', '--pattern', '4:2'], /--pattern cannot be '4:2'/],
+  [['prune', 'x', '--pattern', '2:4', '--sparsity', '0.5'], /--pattern and --sparsity exclude each other/],
+  [['prune', 'x', '--method', 'magnitude', '--calibrate', '9'], /--method magnitude looks at the weights alone/],
+  [['distill', 'x', 'tiny', '--config', 'y.json'], /a recipe and --config exclude each other/],
+  [['distill', 'x', '--lambda', '2'], /--lambda cannot be '2'/],
+  [['import', 'x'], /required option '--out <run>' not specified/],
+  [['import', 'x', '--out', 'y', '--context', '0'], /--context cannot be '0'/],
   [['prepare', 'x', '--out', 'y', '--vocab', '256'], /--vocab cannot be '256'/],
   [['prepare', 'x', '--out', 'y', '--cap', '0'], /--cap cannot be '0'/],
   [['quickstart', '--seconds', 'NaN'], /--seconds cannot be 'NaN'/],

@@ -1,5 +1,5 @@
 // Servers over tiny runs, in this process, and clients for them.
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { after } from 'node:test';
@@ -61,7 +61,9 @@ export interface Serving {
 }
 
 const all: RunningServer[] = [];
+const children: ChildProcess[] = [];
 after(async () => {
+  for (const child of children) child.kill('SIGKILL');
   for (const server of all) await server.close();
 });
 
@@ -129,6 +131,7 @@ export async function cliServer(args: readonly string[], apiKey = 'none'): Promi
     env: { ...process.env, NODE_OPTIONS: undefined, NODE_TEST_CONTEXT: undefined },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
+  children.push(child);
   const lines: Record<string, unknown>[] = [];
   let [rest, errors] = ['', ''];
   child.stdout.setEncoding('utf8').on('data', (text: string) => {

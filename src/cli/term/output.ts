@@ -65,7 +65,27 @@ export interface ResultEvent {
   [field: string]: unknown;
 }
 
-export type OutputEvent = RunEvent | ProgressEvent | ErrorEvent | ResultEvent;
+/** A part of a comparison of many runs: a speed, the plan, the result of one run. */
+export interface LabEvent {
+  event: 'lab';
+  time: string;
+  what: 'speed' | 'plan' | 'run';
+  [field: string]: unknown;
+}
+
+/** A request that a server has answered. */
+export interface RequestEvent {
+  event: 'request';
+  time: string;
+  id: string;
+  method: string;
+  path: string;
+  status: number;
+  ms: number;
+  [field: string]: unknown;
+}
+
+export type OutputEvent = RunEvent | ProgressEvent | ErrorEvent | ResultEvent | LabEvent | RequestEvent;
 
 /** A command line that was not understood: exit code 2. */
 export class UsageError extends AnsatzError {

@@ -4,7 +4,8 @@
  * both ways: writing reads pieces of ours, reading fills them.
  */
 import { AnsatzError } from '../../backend/errors.ts';
-import type { AnyArray, SafetensorsFile } from '../../train/safetensors.ts';
+import type { AnyArray } from '../../train/safetensors.ts';
+import type { TensorFile } from '../../train/stored.ts';
 import { fromBfloats, fromHalves } from './floats.ts';
 
 export interface Block {
@@ -65,7 +66,7 @@ function copy(block: Block, ours: Float32Array, file: Float32Array, direction: '
 
 /** Reads elements of a tensor as f32; only types that f32 holds exactly. */
 export async function readFloats(
-  file: SafetensorsFile,
+  file: TensorFile,
   name: string,
   first = 0,
   count = elementsOf(file.info(name).shape),
@@ -82,7 +83,7 @@ export async function readFloats(
 }
 
 /** A tensor of the file from our parameters. */
-export async function writeOut(tensor: FileTensor, ours: SafetensorsFile): Promise<Float32Array> {
+export async function writeOut(tensor: FileTensor, ours: TensorFile): Promise<Float32Array> {
   const out = new Float32Array(elementsOf(tensor.shape));
   if (tensor.fill !== undefined) return out.fill(tensor.fill);
   for (const block of tensor.blocks) {
@@ -104,7 +105,7 @@ export function bySource(tensors: readonly FileTensor[]): Map<string, { tensor: 
 export async function readIn(
   size: number,
   blocks: readonly { tensor: FileTensor; block: Block }[],
-  fileOf: (name: string) => SafetensorsFile,
+  fileOf: (name: string) => TensorFile,
 ): Promise<Float32Array> {
   const out = new Float32Array(size);
   for (const { tensor, block } of blocks) {

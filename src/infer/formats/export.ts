@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { AnsatzError } from '../../backend/errors.ts';
 import type { Tokenizer } from '../../data/tokenizer/index.ts';
 import type { TrainConfig } from '../../train/config.ts';
+import { withDifferences } from '../../train/lora.ts';
 import { objectiveOf } from '../../train/objective.ts';
 import type { Checkpoint } from '../../train/run/checkpoint.ts';
 import { syncDirectory, writeDurable } from '../../train/run/files.ts';
@@ -71,7 +72,8 @@ export async function exportHuggingFace(o: ExportOptions, type: HfType): Promise
   const ids = idsOf(o);
   const json = huggingFaceConfig(facts, type, ids);
   const tensors = facts.family === 't5' ? huggingFaceT5(facts) : huggingFaceDecoder(facts);
-  const source = await o.checkpoint.tensors('model');
+  const stored = await o.checkpoint.tensors('model');
+  const source = withDifferences(stored, o.config.adapter);
   try {
     const bytes = await madeWhole(out, async (draft) => {
       await mkdir(draft);
@@ -102,7 +104,7 @@ export async function exportHuggingFace(o: ExportOptions, type: HfType): Promise
     const [architecture] = json.architectures as string[];
     return { architecture, bytes, tensors: tensors.length, notes: notesOf(o.config) };
   } finally {
-    await source.close();
+    await stored.close();
   }
 }
 
@@ -154,7 +156,8 @@ export async function exportGguf(o: ExportOptions, type: GgufType): Promise<Expo
   });
   const metadata = new Map([...modelMetadata(facts, o.config.name, type), ...tokens]);
   const tensors = ggufDecoder(facts);
-  const source = await o.checkpoint.tensors('model');
+  const stored = await o.checkpoint.tensors('model');
+  const source = withDifferences(stored, o.config.adapter);
   let done = 0;
   const sources = tensors.map((t): GgufTensor => {
     const own = typeOf(t, type);
@@ -172,7 +175,7 @@ export async function exportGguf(o: ExportOptions, type: GgufType): Promise<Expo
     const kept = narrow ? [`${narrow} matrices have rows that are not whole blocks of 32: they are f16`] : [];
     return { architecture: 'llama', bytes, tensors: sources.length, notes: [...notesOf(o.config), ...kept, ...notes] };
   } finally {
-    await source.close();
+    await stored.close();
   }
 }
 
