@@ -109,6 +109,15 @@ const kinds: ((server: CliServer, k: number, counts: Counts) => Promise<void>)[]
   },
 ];
 
+/** A request that is never answered is one that was lost. */
+function within<T>(seconds: number, what: string, promise: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout;
+  const late = new Promise<never>((_, fail) => {
+    timer = setTimeout(() => fail(new Error(`${what} has had no answer for ${seconds} s`)), seconds * 1000);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
 test(`${CLIENTS} clients for ${SECONDS} s`, { timeout: (SECONDS + 300) * 1000 }, async (t) => {
   const server = await cliServer([
     await runs.train('tiny'),
@@ -134,7 +143,7 @@ test(`${CLIENTS} clients for ${SECONDS} s`, { timeout: (SECONDS + 300) * 1000 },
     Array.from({ length: CLIENTS }, async () => {
       while (Date.now() < end) {
         const k = next++;
-        await kinds[k % kinds.length](server, k, counts);
+        await within(60, `request ${k}, of kind ${k % kinds.length}`, kinds[k % kinds.length](server, k, counts));
         counts.answered++;
       }
     }),
