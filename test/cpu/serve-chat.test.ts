@@ -421,17 +421,9 @@ describe('many at once', () => {
   test('a client that leaves frees its place', async () => {
     const running = () => metric(s.url, 'ansatz_sequences_running{model="tiny"}');
     assert.equal(await running(), 0);
-    const control = new AbortController();
-    const stream = await client.chat.completions.create(
-      { ...ask({ max_tokens: 80, n: 8 }), stream: true },
-      { signal: control.signal },
-    );
+    const stream = await client.chat.completions.create({ ...ask({ max_tokens: 80, n: 8 }), stream: true });
     let chunks = 0;
-    try {
-      for await (const _ of stream) if (++chunks === 10) control.abort();
-    } catch (e) {
-      assert.ok(e instanceof OpenAI.APIUserAbortError);
-    }
+    for await (const _ of stream) if (++chunks === 10) break;
     await until('the sequences end', async () => (await running()) === 0, 5);
     assert.equal(await metric(s.url, 'ansatz_cache_pages_used{model="tiny"}'), 0);
     // One whose answer is not streamed too.
