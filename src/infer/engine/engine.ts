@@ -167,7 +167,7 @@ export class Engine implements Decoding {
     for (const s of [...this.running, ...this.waiting]) if (s.request.signal?.aborted) this.end(s, 'cancelled');
     const started = performance.now();
     const drafting = await this.prepareDrafts();
-    const { rows, wanted, parts } = this.plan(drafting);
+    const { rows, wanted, parts } = this.plan(drafting === true);
     for (const { sequence } of parts) if (sequence.memory) await this.memories!.fill(sequence.memory);
     if (rows.length === 0) return;
     const logits = await this.options.passes.run(rows, wanted);
@@ -183,16 +183,18 @@ export class Engine implements Decoding {
         part.sequence.reject(error as Error);
       }
     }
-    // Steps that read prompts say nothing of what drafts are worth.
-    if (parts.every((p) => p.known === 1))
+    // Steps that read prompts, or in which nobody could have drafted, say nothing of what drafts are worth.
+    if (drafting !== null && parts.every((p) => p.known === 1))
       this.governor.note(drafting, this.counts.tokens - before, performance.now() - started);
   }
 
-  /** Asks for drafts of the sequences that are decoding, when drafting pays; whether it does. */
-  private async prepareDrafts(): Promise<boolean> {
+  /** Asks for drafts of the sequences that are decoding, when drafting pays; whether it does. Null: nobody can draft. */
+  private async prepareDrafts(): Promise<boolean | null> {
     const { drafts = 0, draftModel, context } = this.options;
     const decoding = this.running.filter((s) => s.tokens.length - s.computed === 1);
-    if (drafts === 0 || decoding.length === 0 || !this.governor.wants(decoding.length)) return false;
+    const able = draftModel ? decoding.length : decoding.filter((s) => s.request.drafter).length;
+    if (drafts === 0 || able === 0) return null;
+    if (!this.governor.wants(decoding.length)) return false;
     if (!draftModel) return true;
     const asking = decoding.filter((s) => !s.request.drafter && !s.request.encoder);
     const requests = asking.map((s) => ({
