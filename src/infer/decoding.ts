@@ -1,8 +1,8 @@
 /** The decoder of a model: by rows where every part of it can, by computing anew where one cannot. */
 import type { Device } from '../backend/device.ts';
 import { AnsatzError } from '../backend/errors.ts';
-import { buildModel, layoutTraits, type Model } from '../model/model.ts';
-import { blockSlot, type ModelSpec } from '../model/spec.ts';
+import { layoutTraits, type Model } from '../model/model.ts';
+import { blockSlot } from '../model/spec.ts';
 import { decodesRows, type ParamTree } from '../nn/index.ts';
 import type { BlockType, CacheFormat, Compute } from '../tensor/index.ts';
 import { disposeBlocks, inBlocks } from './blocks.ts';
@@ -39,8 +39,9 @@ export interface DecodingOptions {
   readonly recompute?: boolean;
 }
 
-/** Null when every part of a spec decodes by rows; else what does not. */
-export function whyNotRows(spec: ModelSpec): string | null {
+/** Null when every part of a model decodes by rows; else what does not. */
+export function whyNotRows(model: Model): string | null {
+  const { spec } = model;
   const kinds = Array.from({ length: spec.depth }, (_, k) => blockSlot(spec, 'attention', k));
   const wrong = kinds.find((a) => !decodesRows(a));
   if (wrong) return `attention ${wrong.kind}`;
@@ -49,7 +50,7 @@ export function whyNotRows(spec: ModelSpec): string | null {
   if (!(typeof rows === 'function' ? rows(spec) : rows)) return `layout ${layout}`;
   // Layers may refuse what others of the spec bring (positions that turn heads in pieces only).
   try {
-    poolsOf(buildModel(spec));
+    poolsOf(model);
     return null;
   } catch (error) {
     if (error instanceof AnsatzError) return error.message;
@@ -64,9 +65,26 @@ export interface OpenDecoding extends Decoding {
   close(): Promise<void>;
 }
 
+/** The format of the cache, bytes of a page of all layers, and pages of the longest text. */
+export function cacheSizes(
+  model: Model,
+  compute: Compute,
+  format: CacheFormat = compute,
+): { format: CacheFormat; each: number; maxPages: number } {
+  const { own, memory } = poolsOf(model);
+  const { context } = model.spec;
+  // What an encoder reads may stand before a text, and is as long at most.
+  const longest = model.encoder?.before ? 2 * context : context;
+  const each = bytesOf(own, PAGE, format) + bytesOf(memory, PAGE, format);
+  return { format, each, maxPages: Math.ceil(longest / PAGE) };
+}
+
+/** Blocks that keep all bits that products use. */
+const wholeBlocks = (compute: Compute): BlockType => (compute === 'bf16' ? 'bf16x16' : 'f32x16');
+
 export function openDecoding(device: Device, model: Model, params: ParamTree, o: DecodingOptions): OpenDecoding {
   const { context, vocab } = model.spec;
-  const why = o.recompute ? 'asked to' : whyNotRows(model.spec);
+  const why = o.recompute ? 'asked to' : whyNotRows(model);
   if (why) {
     const window = new Window(device, model, params, o.compute, o.ahead ?? false);
     const engine = new Recompute(window, context);
@@ -80,17 +98,12 @@ export function openDecoding(device: Device, model: Model, params: ParamTree, o:
       },
     };
   }
-  const format = o.cache ?? (o.compute === 'bf16' ? 'bf16' : 'f32');
-  const { own, memory } = poolsOf(model);
-  // What an encoder reads may stand before a text, and is as long at most.
-  const longest = model.encoder?.before ? 2 * context : context;
-  const maxPages = Math.ceil(longest / PAGE);
+  const { format, each, maxPages } = cacheSizes(model, o.compute, o.cache);
   const sequences = o.sequences ?? 8;
-  const each = bytesOf(own, PAGE, format) + bytesOf(memory, PAGE, format);
   const wanted = o.cacheBytes === undefined ? sequences * maxPages : Math.floor(o.cacheBytes / Math.max(1, each));
   const pages = Math.max(maxPages, wanted);
   const sizes = { page: PAGE, pages, sequences };
-  const weights = o.weights ?? (o.compute === 'bf16' ? 'bf16x16' : 'f32x16');
+  const weights = o.weights ?? wholeBlocks(o.compute);
   const used = weights === 'plain' ? params : inBlocks(model, params, { matrices: weights });
   const passes = new Passes(device, model, used, { compute: o.compute, format, maxPages, ...sizes });
   const drafting = o.draft && openDraft(device, o.draft, sequences);
@@ -115,13 +128,12 @@ function openDraft(
   { model, params, compute }: NonNullable<DecodingOptions['draft']>,
   sequences: number,
 ) {
-  const why = whyNotRows(model.spec) ?? (model.encoder ? 'an encoder' : null);
+  const why = whyNotRows(model) ?? (model.encoder ? 'an encoder' : null);
   if (why) throw new AnsatzError(`a model with ${why} cannot draft for another`);
   const { context, vocab } = model.spec;
-  const maxPages = Math.ceil(context / PAGE);
+  const { format, maxPages } = cacheSizes(model, compute);
   const sizes = { page: PAGE, pages: sequences * maxPages, sequences };
-  const format = compute === 'bf16' ? 'bf16' : 'f32';
-  const used = inBlocks(model, params, { matrices: compute === 'bf16' ? 'bf16x16' : 'f32x16' });
+  const used = inBlocks(model, params, { matrices: wholeBlocks(compute) });
   const passes = new Passes(device, model, used, { compute, format, maxPages, ...sizes });
   return {
     drafter: new DraftModel({ passes, vocab, context, page: PAGE, sequences }),

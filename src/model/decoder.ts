@@ -18,8 +18,10 @@ import {
   tap,
   tensorOf,
 } from '../nn/index.ts';
-import { add, affine, dropout, embedding, type Tensor } from '../tensor/index.ts';
-import type { Loss, Model, ModelInputs } from './model.ts';
+import type { Tensor } from '../tensor/index.ts';
+import { embedTokens } from './embed.ts';
+import { lossOf } from './loss.ts';
+import type { Model, ModelInputs } from './model.ts';
 import { blockSlot, headWidth, type ModelSpec } from './spec.ts';
 
 interface Block extends Module {
@@ -60,11 +62,7 @@ export function buildDecoder(spec: ModelSpec): Model {
     const positionParams = childOf(p, 'positions');
     const { segments, positions: at, visible = null, keep = null, pairs } = batch;
     const inner = { ...c, segments, positions: at, visible, keep, pairs: pairs?.self, positionParams };
-    let x_BTd = embedding(table(p), batch.inputs, 'f32');
-    if (scales.embedding !== 1) x_BTd = affine(x_BTd, scales.embedding, 0);
-    if (positions.embed) x_BTd = positions.embed(positionParams, x_BTd, inner);
-    if (inner.random && spec.dropout > 0) x_BTd = dropout(x_BTd, inner.random, spec.dropout, inner.nextStream());
-    tap(c, 'embedding', () => x_BTd);
+    let x_BTd = embedTokens(table(p), batch.inputs, { spec, scales, positions }, inner);
     const trees = childOf(p, 'blocks');
     blocks.forEach((b, k) => {
       x_BTd = b.forward(childOf(trees, String(k)), x_BTd, inner);
@@ -86,14 +84,7 @@ export function buildDecoder(spec: ModelSpec): Model {
     prepare: (device: Device) => positions.prepare?.(device),
     hidden,
     logits: (p, h, c) => head.logits(childOf(p, 'head'), table(p), h, c),
-    loss: (p, batch, c): Loss => {
-      const h = hidden(p, batch, c);
-      tap(c, 'logits', () => head.logits(childOf(p, 'head'), table(p), h, c));
-      const { loss, rows } = head.loss(childOf(p, 'head'), table(p), h, batch.targets, batch.weights, c);
-      let total = loss;
-      for (const term of c.losses.values()) total = add(total, c.share === 1 ? term : affine(term, c.share, 0));
-      return { total, rows };
-    },
+    loss: (p, batch, c) => lossOf(head, childOf(p, 'head'), table(p), hidden(p, batch, c), batch, c),
   };
 }
 

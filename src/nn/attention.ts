@@ -8,23 +8,25 @@ import { linear, matrix, packed, vector, writeBranch } from './linear.ts';
 import { type ParamSpec, type ParamTree, tensorOf } from './module.ts';
 import { registerSlot } from './slots.ts';
 
+export const attentionOptions = z.strictObject({
+  heads: z.int().positive(),
+  /** Heads of keys and values; fewer than `heads` share them. */
+  kvHeads: z.int().positive().optional(),
+  /** Width of a head; by default width / heads. */
+  headWidth: z.int().positive().optional(),
+  /** A token sees less than this many back; 0 sees all. */
+  window: z.int().min(0).default(0),
+  bias: z.boolean().default(false),
+  dropout: z.number().min(0).lt(1).default(0),
+});
+
 registerSlot({
   slot: 'attention',
   kind: 'full',
   summary: 'softmax attention; grouped-query heads (Ainslie et al. 2023), optional sliding window',
   generalMasks: true,
   rows: true,
-  options: z.strictObject({
-    heads: z.int().positive(),
-    /** Heads of keys and values; fewer than `heads` share them. */
-    kvHeads: z.int().positive().optional(),
-    /** Width of a head; by default width / heads. */
-    headWidth: z.int().positive().optional(),
-    /** A token sees less than this many back; 0 sees all. */
-    window: z.int().min(0).default(0),
-    bias: z.boolean().default(false),
-    dropout: z.number().min(0).lt(1).default(0),
-  }),
+  options: attentionOptions,
   build: (config, { dims, positions, headWidth: d, scales, layer, causal = true }) => {
     const { heads, window, bias } = config;
     const kvHeads = config.kvHeads ?? heads;

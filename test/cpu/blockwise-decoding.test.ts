@@ -32,7 +32,7 @@ test('full attention in pieces is computed anew for every token, and says so', a
   const positions = { kind: 'xpos', scaleBase: 2, gamma: 0.4 };
   const model = buildModel({ ...base, attention: { kind: 'full', heads: 4 }, positions });
   const params = initialise(model, device, 3);
-  assert.match(whyNotRows(model.spec)!, /in pieces/);
+  assert.match(whyNotRows(model)!, /in pieces/);
   const decoding = openDecoding(device, model, params, { compute: 'f32' });
   const got: number[] = [];
   await decoding.submit({

@@ -14,6 +14,8 @@ export interface DirectionOptions {
   readonly context?: Partial<ForwardContext>;
   /** Parameters that may have no gradient here. */
   readonly idle?: RegExp;
+  /** Error allowed, relative to gradients above 1. */
+  readonly tolerance?: number;
 }
 
 /** (loss(p + h u) - loss(p - h u)) / 2h against u . gradient, for every trained tensor of a model on the reference. */
@@ -43,7 +45,7 @@ export function checkDirections(device: Device, spec: ModelSpecInput, batch: Bat
     const difference = (moved(h) - moved(-h)) / (2 * h);
     refValues(tensor).set(at);
     const exact = direction.reduce((n, u, j) => n + u * grads[k][j], 0);
-    const allowed = 2e-6 * Math.max(1, Math.abs(exact));
+    const allowed = (o.tolerance ?? 2e-6) * Math.max(1, Math.abs(exact));
     assert.ok(Math.abs(difference - exact) <= allowed, `${path}: gradient ${exact}, difference ${difference}`);
     const some = grads[k].some((g) => g !== 0);
     assert.ok(some || o.idle?.test(path), `${path} has no gradient at all`);

@@ -126,7 +126,7 @@ export async function checkRows(
   texts: readonly Text[],
   most = 1e-4,
 ): Promise<void> {
-  assert.equal(whyNotRows(model.spec), null);
+  assert.equal(whyNotRows(model), null);
   const together = await sameInParts(device, model, params, texts);
   texts.forEach((text, k) => {
     const off = largest(together[k], whole(device, model, params, text));

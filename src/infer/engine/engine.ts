@@ -4,6 +4,7 @@
  * verified. Sequences join and leave between steps. When pages run out, the sequence that came last starts over later.
  */
 import { AnsatzError } from '../../backend/errors.ts';
+import type { Weights } from '../sampling/distribution.ts';
 import { Governor } from '../speculation/governor.ts';
 import { Memories } from './memories.ts';
 import { type PageStats, Pages } from './pages.ts';
@@ -16,7 +17,6 @@ import {
   finishOf,
   type Request,
   type Sequence,
-  type TokenWeights,
 } from './sequence.ts';
 
 export interface EngineOptions {
@@ -355,7 +355,7 @@ export class Engine implements Decoding {
   }
 
   /** Picks a token; false when the sequence has ended. */
-  private next(s: Sequence, logits: Float32Array, draft: { token: number; weights: TokenWeights } | null): boolean {
+  private next(s: Sequence, logits: Float32Array, draft: { token: number; weights: Weights } | null): boolean {
     const { request } = s;
     if (request.maxTokens === 0) return this.end(s, 'length');
     const { picker } = request;

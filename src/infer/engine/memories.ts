@@ -10,7 +10,7 @@ export interface Memory {
   readonly tokens: readonly number[];
   readonly pages: readonly number[];
   users: number;
-  /** Whether it was there already. */
+  /** The reading, under way or done; null before it. */
   read: Promise<void> | null;
 }
 

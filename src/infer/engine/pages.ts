@@ -13,8 +13,6 @@ interface Node {
   readonly children: Map<string, Node>;
   /** Sequences that use it. */
   users: number;
-  /** When it was last used. */
-  used: number;
 }
 
 /** The pages of one sequence. */
@@ -42,10 +40,8 @@ export class Pages {
   private readonly roots = new Map<string, Node>();
   /** Nodes that nobody uses, in the order of their last use (a Map keeps insertion order). */
   private readonly idle = new Set<Node>();
-  private clock = 0;
   private hitTokens = 0;
   private askedTokens = 0;
-  private nodes = 0;
 
   constructor(count: number, page: number) {
     this.page = page;
@@ -107,7 +103,6 @@ export class Pages {
       const made = node(parent, key, list.pages[k]);
       made.users = 1;
       parent.children.set(key, made);
-      this.nodes++;
       list.nodes.push(made);
     }
   }
@@ -129,7 +124,6 @@ export class Pages {
 
   private take(n: Node): void {
     if (n.users++ === 0) this.idle.delete(n);
-    n.used = ++this.clock;
   }
 
   private leave(n: Node): void {
@@ -145,7 +139,6 @@ export class Pages {
       if (n.children.size > 0) continue;
       this.idle.delete(n);
       n.parent!.children.delete(n.key);
-      this.nodes--;
       return n.page;
     }
     throw new Error('no page is free: grow() checks that there is one');
@@ -158,7 +151,6 @@ const node = (parent: Node | null, key: string, page: number): Node => ({
   page,
   children: new Map(),
   users: 0,
-  used: 0,
 });
 
 const keyOf = (tokens: readonly number[], start: number, count: number): string =>

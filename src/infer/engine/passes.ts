@@ -161,15 +161,6 @@ export class Passes {
     await reader.step.run();
   }
 
-  /** FLOPs and bytes of a pass of `rows` rows, by the engine's accounting. */
-  cost(rows: number): { flops: number; bytes: number } {
-    const { calls } = this.program(sizeFor(rows), 1).program;
-    return calls.reduce(
-      (sum, c) => ({ flops: sum.flops + (c.cost?.flops ?? 0), bytes: sum.bytes + (c.cost?.bytes ?? 0) }),
-      { flops: 0, bytes: 0 },
-    );
-  }
-
   dispose(): void {
     for (const step of this.programs.values()) {
       step.dispose();

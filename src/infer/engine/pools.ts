@@ -34,8 +34,19 @@ export const indexOn = (device: Device, rows: number, sequences: number, maxPage
   page,
 });
 
-/** Asks a model, on a device without values, which pools its layers want. */
+const asked = new WeakMap<Model, Map<number, PoolRequests>>();
+
+/** Which pools a model's layers want; found once a model. */
 export function poolsOf(model: Model, page = 32): PoolRequests {
+  let known = asked.get(model);
+  if (!known) asked.set(model, (known = new Map()));
+  let requests = known.get(page);
+  if (!requests) known.set(page, (requests = askFor(model, page)));
+  return requests;
+}
+
+/** Runs a pass on a device without values and notes what layers ask for. */
+function askFor(model: Model, page: number): PoolRequests {
   const device = new MetaDevice();
   const own: PoolRequest[] = [];
   const memory: PoolRequest[] = [];

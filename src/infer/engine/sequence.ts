@@ -1,4 +1,5 @@
 /** A request while it is being served: what is known of its text, what has been computed, how it goes on. */
+import type { Truncation, Weights } from '../sampling/distribution.ts';
 import type { Memory } from './memories.ts';
 import type { PageList } from './pages.ts';
 
@@ -12,20 +13,7 @@ export interface Pick {
 }
 
 /** How a picker draws: what a draft model must know to draw alike. */
-export interface SamplingShape {
-  readonly temperature?: number;
-  readonly topK?: number;
-  readonly topP?: number;
-  readonly minP?: number;
-  readonly seed?: number;
-}
-
-/** A distribution over tokens (sampling/distribution.ts). */
-export interface TokenWeights {
-  readonly tokens: Int32Array | null;
-  readonly weights: Float64Array;
-  readonly total: number;
-}
+export type SamplingShape = Truncation & { readonly seed?: number };
 
 /** Picks tokens of one sequence, in order: keeps whatever state that takes (random numbers, counts, a grammar). */
 export interface Picker {
@@ -34,7 +22,7 @@ export interface Picker {
   /** How it draws; absent: drafts are compared with what it picks. */
   readonly shape?: SamplingShape;
   /** Keeps a token that was drawn from `from`, or picks another, so that the result is distributed as pick() is. */
-  verify?(logits: Float32Array, token: number, from: TokenWeights): Pick | null;
+  verify?(logits: Float32Array, token: number, from: Weights): Pick | null;
 }
 
 /** Guesses for sequences of a large model, by a small one. */
@@ -50,7 +38,7 @@ export interface DraftRequest {
 export interface Draft {
   readonly tokens: readonly number[];
   /** The distributions that they were drawn from; absent: certain. */
-  readonly weights?: readonly TokenWeights[];
+  readonly weights?: readonly Weights[];
 }
 
 export interface Drafting {

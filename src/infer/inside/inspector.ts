@@ -112,7 +112,7 @@ export class Inspector {
   private passFor(text: PassText, top: number): InsidePass {
     const { context } = this.model.spec;
     // Parts that do not decode by rows may want the length that they were trained with.
-    const fixed = whyNotRows(this.model.spec) !== null;
+    const fixed = whyNotRows(this.model) !== null;
     const size = (n: number): number =>
       fixed ? context : Math.min(context, 2 ** Math.ceil(Math.log2(Math.max(16, n))));
     const sizes: PassSizes = {

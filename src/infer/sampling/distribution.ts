@@ -25,6 +25,9 @@ export interface SamplingOptions {
   readonly never?: readonly number[];
 }
 
+/** What a distribution is made by, once logits have been adjusted. */
+export type Truncation = Pick<SamplingOptions, 'temperature' | 'topK' | 'topP' | 'minP'>;
+
 /** @throws AnsatzError that names the option that is out of range. */
 export function checkSampling(o: SamplingOptions): void {
   const range = (name: keyof SamplingOptions, lo: number, hi: number): void => {

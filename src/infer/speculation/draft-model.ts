@@ -1,7 +1,7 @@
 /** A small model that guesses for a large one. It keeps its own pages, and takes back what turned out wrong. */
 import type { Draft, Drafting, DraftRequest } from '../engine/index.ts';
 import type { Passes, Row } from '../engine/passes.ts';
-import { draw, likeliest, randomStream, weigh } from '../sampling/index.ts';
+import { draw, randomStream, weigh } from '../sampling/index.ts';
 
 interface Follower {
   readonly slot: number;
@@ -71,10 +71,7 @@ export class DraftModel implements Drafting {
         const { sampling, most: own = most } = requests[k];
         const weights = weigh(logits.subarray(n * vocab, (n + 1) * vocab), sampling);
         if (!weights || drafts[k].tokens.length >= Math.min(own, most)) return;
-        const token =
-          sampling.temperature === 0
-            ? likeliest(logits.subarray(n * vocab, (n + 1) * vocab))
-            : draw(weights, followers[k]!.uniform());
+        const token = draw(weights, followers[k]!.uniform());
         drafts[k].tokens.push(token);
         drafts[k].weights.push(weights);
         if (drafts[k].tokens.length < Math.min(own, most)) next[k]!.push(token);

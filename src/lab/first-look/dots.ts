@@ -85,6 +85,7 @@ export function dotPlot({ title, axis, series, rows }: DotPlot): string {
   const height = y + SIZE.bottom;
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${SIZE.width}" height="${height}" viewBox="0 0 ${SIZE.width} ${height}">`,
+    `<title>${escaped(title)}</title>`,
     '<style>text{font:12px sans-serif;fill:#333}.t{font-size:14px;font-weight:600;fill:#111}.g{font-weight:600;fill:#111}.none{fill:#999}</style>',
     `<rect width="${SIZE.width}" height="${height}" fill="#fff"/>`,
     `<text class="t" x="12" y="24">${escaped(title)}</text>`,

@@ -7,7 +7,7 @@ import type { EventStream } from '../http/sse.ts';
 import type { Registry } from '../models/registry.ts';
 import type { ScoredToken } from '../models/token-log.ts';
 import { chatAsk } from './asks.ts';
-import { Choices, finishReason } from './choices.ts';
+import { Choices, finishReason, whole } from './choices.ts';
 import { type ChatLogprobs, chatLogprobs } from './logprobs.ts';
 import { type ChatRequest, chatSchema } from './schema.ts';
 import { streamed } from './streamed.ts';
@@ -35,13 +35,7 @@ export async function chatCompletions(c: Ctx, registry: Registry, limits: Limite
   c.get('meter').stream = r.stream === true;
   if (r.stream) return stream(c, choices, r, head, logprobs);
   try {
-    const made = Array.from({ length: r.n ?? 1 }, () => ({ text: '', tokens: [] as ScoredToken[], reason: 'stop' }));
-    for await (const { index, piece, end } of choices.events()) {
-      if (piece) {
-        made[index].text += piece.text;
-        made[index].tokens.push(...piece.tokens);
-      } else made[index].reason = finishReason(end);
-    }
+    const made = await whole(choices, r.n ?? 1);
     if (c.get('gone').aborted) return cutOff(c);
     const body = {
       ...{ id: head.id, object: 'chat.completion', ...common },

@@ -4,6 +4,7 @@ import { ApiError } from '../http/errors.ts';
 import { type Ctx, leaseModel, reserveTokens } from '../http/exchange.ts';
 import { type Ask, type Ending, generate, interleave, refuseOverload, type TextPiece } from '../models/generation.ts';
 import type { Lease, Registry } from '../models/registry.ts';
+import type { ScoredToken } from '../models/token-log.ts';
 import { anySeed, choiceSeed, foldSeed } from './asks.ts';
 import { Tally } from './usage.ts';
 
@@ -96,4 +97,23 @@ export class Choices {
 }
 
 /** How the API calls the ways in which a text ends. A request that was cut off is not answered at all. */
+/** One choice when it is whole. */
+export interface Made {
+  text: string;
+  tokens: ScoredToken[];
+  reason: string;
+}
+
+/** All choices, when they are whole. */
+export async function whole(choices: Choices, count: number): Promise<Made[]> {
+  const made = Array.from({ length: count }, (): Made => ({ text: '', tokens: [], reason: 'stop' }));
+  for await (const { index, piece, end } of choices.events()) {
+    if (piece) {
+      made[index].text += piece.text;
+      made[index].tokens.push(...piece.tokens);
+    } else made[index].reason = finishReason(end);
+  }
+  return made;
+}
+
 export const finishReason = (e: Ending): 'stop' | 'length' => (e.reason === 'length' ? 'length' : 'stop');

@@ -9,7 +9,7 @@ import type { Registry } from '../models/registry.ts';
 import type { ServedModel } from '../models/served.ts';
 import { characters, type ScoredToken, TokenLog } from '../models/token-log.ts';
 import { completionAsk, type PromptAsk, promptsOf } from './asks.ts';
-import { Choices, finishReason } from './choices.ts';
+import { Choices, finishReason, type Made, whole } from './choices.ts';
 import { completionLogprobs } from './logprobs.ts';
 import { type CompletionRequest, completionSchema } from './schema.ts';
 import { streamed } from './streamed.ts';
@@ -43,12 +43,6 @@ class EchoLog {
     });
     return log.end(false);
   }
-}
-
-interface Made {
-  text: string;
-  tokens: ScoredToken[];
-  reason: string;
 }
 
 /** Mean log-probability: what the best of several is chosen by. */
@@ -92,13 +86,7 @@ export async function completions(c: Ctx, registry: Registry, limits: Limited): 
   c.get('meter').stream = r.stream === true;
   if (r.stream) return stream(c, choices, r, common, logprobs, echoOf);
   try {
-    const made = Array.from({ length: prompts.length * bestOf }, (): Made => ({ text: '', tokens: [], reason: '' }));
-    for await (const { index, piece, end } of choices.events()) {
-      if (piece) {
-        made[index].text += piece.text;
-        made[index].tokens.push(...piece.tokens);
-      } else made[index].reason = finishReason(end);
-    }
+    const made = await whole(choices, prompts.length * bestOf);
     if (c.get('gone').aborted) return cutOff(c);
     const chosen = prompts.flatMap((_, p) => {
       const all = made.slice(p * bestOf, (p + 1) * bestOf).map((m, k) => ({ ...m, at: p * bestOf + k }));

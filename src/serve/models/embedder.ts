@@ -47,7 +47,7 @@ export class Embedder {
     if (this.closed) throw new AnsatzError('the model has been closed');
     const { context, width } = this.opened.model.spec;
     // Parts that do not decode by rows may want the length that they were trained with.
-    const padded = whyNotRows(this.opened.model.spec)
+    const padded = whyNotRows(this.opened.model)
       ? context
       : Math.max(SHORTEST, 2 ** Math.ceil(Math.log2(tokens.length)));
     const { inputs, segments, step } = this.program(Math.min(context, padded));

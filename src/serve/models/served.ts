@@ -2,8 +2,7 @@
 import { createHash } from 'node:crypto';
 import { AnsatzError } from '../../backend/errors.ts';
 import type { Tokenizer } from '../../data/tokenizer/index.ts';
-import { type DecodingOptions, type OpenDecoding, openDecoding, whyNotRows } from '../../infer/decoding.ts';
-import { bytesOf, poolsOf } from '../../infer/engine/index.ts';
+import { cacheSizes, type DecodingOptions, type OpenDecoding, openDecoding, whyNotRows } from '../../infer/decoding.ts';
 import {
   Automaton,
   Grammar,
@@ -141,12 +140,9 @@ export class ServedModel {
 
   private usualCache(): number {
     const { model, config } = this.opened;
-    if (whyNotRows(model.spec)) return USUAL_CACHE;
-    const { own, memory } = poolsOf(model);
-    const format = config.precision === 'bf16' ? 'bf16' : 'f32';
-    const page = 32;
-    const each = bytesOf(own, page, format) + bytesOf(memory, page, format);
-    return Math.min(USUAL_CACHE, this.options.sequences * Math.ceil(this.context / page) * each);
+    if (whyNotRows(model)) return USUAL_CACHE;
+    const { each, maxPages } = cacheSizes(model, config.precision);
+    return Math.min(USUAL_CACHE, this.options.sequences * maxPages * each);
   }
 }
 

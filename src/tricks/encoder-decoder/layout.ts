@@ -8,7 +8,9 @@ import { z } from 'zod';
 import type { Device } from '../../backend/device.ts';
 import { AnsatzError } from '../../backend/errors.ts';
 import { embeddingTable } from '../../model/decoder.ts';
-import type { EncoderPart, Loss, Memory, Model, ModelInputs } from '../../model/model.ts';
+import { embedTokens } from '../../model/embed.ts';
+import { lossOf } from '../../model/loss.ts';
+import type { EncoderPart, Memory, Model, ModelInputs } from '../../model/model.ts';
 import { layoutOptions } from '../../model/model.ts';
 import { blockSlot, headWidth, type ModelSpec } from '../../model/spec.ts';
 import {
@@ -20,13 +22,12 @@ import {
   type Norm,
   type ParamTree,
   type Positions,
-  type Scales,
   type SlotContext,
   slotSchema,
   tap,
   tensorOf,
 } from '../../nn/index.ts';
-import { add, affine, dropout, embedding, type Tensor } from '../../tensor/index.ts';
+import type { Tensor } from '../../tensor/index.ts';
 import { type Cross, crossAttention } from './cross.ts';
 import { mergedAttention } from './merged.ts';
 import { crossBlock, type DecoderBlock, encoderBlock, mergedBlock } from './stacks.ts';
@@ -89,20 +90,6 @@ function mustBePlain(attention: { readonly kind: string; readonly [option: strin
     });
 }
 
-function embed(
-  table: Tensor,
-  ids: Tensor,
-  s: { spec: ModelSpec; scales: Scales; positions: Positions },
-  c: ForwardContext,
-): Tensor {
-  let x_BTd = embedding(table, ids, 'f32');
-  if (s.scales.embedding !== 1) x_BTd = affine(x_BTd, s.scales.embedding, 0);
-  if (s.positions.embed) x_BTd = s.positions.embed(c.positionParams, x_BTd, c);
-  if (c.random && s.spec.dropout > 0) x_BTd = dropout(x_BTd, c.random, s.spec.dropout, c.nextStream());
-  tap(c, 'embedding', () => x_BTd);
-  return x_BTd;
-}
-
 const positionsModule = ({ params, children }: Positions): Module => ({ params, children });
 const listed = (blocks: readonly Module[]): Module => ({
   children: Object.fromEntries(blocks.map((b, k) => [String(k), b])),
@@ -137,7 +124,7 @@ export function buildEncoderDecoder(spec: ModelSpec): Model {
         const positionParams = childOf(tree, 'positions');
         const masks = { visible: null, keep: null, pairs: pairs?.encoder };
         const inner: ForwardContext = { ...own, segments, positions, ...masks, positionParams };
-        let x_BTd = embed(table(p), inputs, { spec, ...enc }, inner);
+        let x_BTd = embedTokens(table(p), inputs, { spec, ...enc }, inner);
         const trees = childOf(tree, 'blocks');
         encoderBlocks.forEach((b, k) => {
           x_BTd = b.forward(childOf(trees, String(k)), x_BTd, inner);
@@ -165,7 +152,7 @@ export function buildEncoderDecoder(spec: ModelSpec): Model {
       throw new AnsatzError('layout encoder-decoder: the decoder needs segments where the memory has readers');
     const positionParams = childOf(p, 'positions');
     const inner: ForwardContext = { ...c, segments, positions, visible, keep, pairs: pairs?.self, positionParams };
-    let x_BTd = embed(table(p), inputs, { spec, ...dec }, inner);
+    let x_BTd = embedTokens(table(p), inputs, { spec, ...dec }, inner);
     const trees = childOf(p, 'blocks');
     blocks.forEach((b, k) => {
       const seen = memory?.[k] ? { ...memory[k], readers, pairs: pairs?.cross } : null;
@@ -201,14 +188,7 @@ export function buildEncoderDecoder(spec: ModelSpec): Model {
     encoder,
     hidden,
     logits: (p, h, c) => head.logits(childOf(p, 'head'), table(p), h, c),
-    loss: (p, batch, c): Loss => {
-      const h = hidden(p, batch, c);
-      tap(c, 'logits', () => head.logits(childOf(p, 'head'), table(p), h, c));
-      const { loss, rows } = head.loss(childOf(p, 'head'), table(p), h, batch.targets, batch.weights, c);
-      let total = loss;
-      for (const term of c.losses.values()) total = add(total, c.share === 1 ? term : affine(term, c.share, 0));
-      return { total, rows };
-    },
+    loss: (p, batch, c) => lossOf(head, childOf(p, 'head'), table(p), hidden(p, batch, c), batch, c),
     // A decoder's checkpoint starts both stacks off: its blocks, the causal mask removed (T5Gemma).
     startFrom: (path) => (path.startsWith('encoder.') ? path.slice('encoder.'.length) : undefined),
   };

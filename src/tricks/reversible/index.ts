@@ -4,9 +4,7 @@ import { registerTrick } from '../registry.ts';
 import { buildReversible, options } from './layout.ts';
 
 export { type Block, block, halvesOf } from './block.ts';
-export { embedTokens } from './embed.ts';
 export { stackOptions } from './layout.ts';
-export { lossOf } from './loss.ts';
 export { type Half, onGrid, runStack, type StackOptions, type Streams } from './stack.ts';
 
 registerLayout('reversible', buildReversible, { options, rows: true });

@@ -8,6 +8,8 @@ import { z } from 'zod';
 import type { Device } from '../../backend/device.ts';
 import { AnsatzError } from '../../backend/errors.ts';
 import { embeddingTable } from '../../model/decoder.ts';
+import { embedTokens } from '../../model/embed.ts';
+import { lossOf } from '../../model/loss.ts';
 import { layoutOptions, type Model, type ModelInputs } from '../../model/model.ts';
 import { blockSlot, headWidth, type ModelSpec } from '../../model/spec.ts';
 import {
@@ -22,8 +24,6 @@ import {
 } from '../../nn/index.ts';
 import { addScaled, concat, type Tensor } from '../../tensor/index.ts';
 import { type Block, block, halvesOf } from './block.ts';
-import { embedTokens } from './embed.ts';
-import { lossOf } from './loss.ts';
 import { runStack } from './stack.ts';
 
 export const stackOptions = {

@@ -8,6 +8,8 @@ import { z } from 'zod';
 import type { Device } from '../../backend/device.ts';
 import { AnsatzError } from '../../backend/errors.ts';
 import { embeddingTable } from '../../model/decoder.ts';
+import { embedTokens } from '../../model/embed.ts';
+import { lossOf } from '../../model/loss.ts';
 import type { EncoderBatch, EncoderPart, Model, ModelInputs, VisiblePairs } from '../../model/model.ts';
 import { layoutOptions } from '../../model/model.ts';
 import { blockSlot, headWidth, type ModelSpec } from '../../model/spec.ts';
@@ -28,7 +30,7 @@ import {
 import { linear, matrix } from '../../nn/linear.ts';
 import { addScaled, concat, pagedChoose, reshape, split, type Tensor } from '../../tensor/index.ts';
 import { apart } from '../encoder-decoder/layout.ts';
-import { block, embedTokens, lossOf, type Streams, stackOptions } from '../reversible/index.ts';
+import { block, type Streams, stackOptions } from '../reversible/index.ts';
 import { joinRows, pairsOf, takeRows } from './join.ts';
 import { buildRun } from './run.ts';
 

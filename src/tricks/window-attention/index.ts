@@ -1,6 +1,7 @@
 /** Sliding windows in most layers, full attention in one of every few (Gemma 3, Mistral, Gemma 2). See README.md. */
 import { z } from 'zod';
 import { AnsatzError } from '../../backend/errors.ts';
+import { attentionOptions } from '../../nn/attention.ts';
 import { buildSlot, type Positions, registerSlot } from '../../nn/index.ts';
 import { registerTrick } from '../registry.ts';
 import { isGlobal } from './costs.ts';
@@ -20,18 +21,13 @@ registerSlot({
   summary: 'sliding-window attention, with full attention in one layer of every period (Gemma 3)',
   generalMasks: true,
   rows: true,
-  options: z.strictObject({
-    heads: z.int().positive(),
-    kvHeads: z.int().positive().optional(),
-    headWidth: z.int().positive().optional(),
+  options: attentionOptions.extend({
     /** Tokens that a local layer sees, the present one included. */
     window: z.int().positive().default(1024),
     /** One layer in this many is global, the last of each period; 0: none. */
     period: z.int().min(0).default(6),
     /** Base of the rotary periods in global layers; that of the model's positions when absent. */
     globalTheta: z.number().positive().optional(),
-    bias: z.boolean().default(false),
-    dropout: z.number().min(0).lt(1).default(0),
   }),
   build: ({ period, window, globalTheta, ...same }, context) => {
     const global = isGlobal(context.layer, context.dims.depth, period);

@@ -1,7 +1,8 @@
-/** Tokens as they enter the streams. */
-import type { ModelSpec } from '../../model/spec.ts';
-import { type ForwardContext, type Positions, type Scales, tap } from '../../nn/index.ts';
-import { affine, dropout, embedding, type Tensor } from '../../tensor/index.ts';
+/** Tokens as they enter a stack, whatever the layout. */
+
+import { type ForwardContext, type Positions, type Scales, tap } from '../nn/index.ts';
+import { affine, dropout, embedding, type Tensor } from '../tensor/index.ts';
+import type { ModelSpec } from './spec.ts';
 
 /** f32 [B, T, d] of ids [B, T]: scaled, with the positions that are added to embeddings, and dropout. */
 export function embedTokens(

@@ -1,7 +1,8 @@
 /** The loss of hidden states, with the extra terms that layers have left. */
-import type { Batch, Loss } from '../../model/model.ts';
-import { type ForwardContext, type Head, type ParamTree, tap } from '../../nn/index.ts';
-import { add, affine, type Tensor } from '../../tensor/index.ts';
+
+import { type ForwardContext, type Head, type ParamTree, tap } from '../nn/index.ts';
+import { add, affine, type Tensor } from '../tensor/index.ts';
+import type { Batch, Loss } from './model.ts';
 
 export function lossOf(
   head: Head,
