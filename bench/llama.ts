@@ -9,25 +9,42 @@ export const noLlama = existsSync(join(folder, 'node_modules', 'node-llama-cpp')
   ? null
   : 'llama.cpp is not installed: (cd bench/peers/llama && npm ci --omit=optional --ignore-scripts)';
 
-interface Sequence {
+export interface LlamaSequence {
   evaluate(tokens: readonly number[], options: object): AsyncIterable<number>;
   evaluateWithoutGeneratingNewTokens(tokens: readonly number[], options?: object): Promise<void>;
   clearHistory(): Promise<void>;
 }
 interface Context {
-  getSequence(): Sequence;
+  getSequence(): LlamaSequence;
   dispose(): Promise<void>;
 }
 interface Loaded {
   createContext(options: object): Promise<Context>;
+  detokenize(tokens: readonly number[]): string;
   dispose(): Promise<void>;
+}
+
+/** A GGUF file in llama.cpp, on the CPU. */
+export async function openLlama(path: string): Promise<Loaded> {
+  const entry = createRequire(join(folder, 'index.js')).resolve('node-llama-cpp');
+  const { getLlama } = (await import(pathToFileURL(entry).href)) as {
+    getLlama(o: object): Promise<{ loadModel(o: object): Promise<Loaded> }>;
+  };
+  const llama = await getLlama({
+    progressLogs: false,
+    logLevel: 'error',
+    gpu: false,
+    build: 'never',
+    skipDownload: true,
+  });
+  return llama.loadModel({ modelPath: path, gpuLayers: 0, useMmap: true });
 }
 
 /** A model in llama.cpp; rates are tokens a second. */
 export class Llama {
   private readonly model: Loaded;
   private readonly context: Context;
-  private readonly sequence: Sequence;
+  private readonly sequence: LlamaSequence;
 
   private constructor(model: Loaded, context: Context) {
     [this.model, this.context] = [model, context];
@@ -35,18 +52,7 @@ export class Llama {
   }
 
   static async open(path: string, threads: number, contextSize: number): Promise<Llama> {
-    const entry = createRequire(join(folder, 'index.js')).resolve('node-llama-cpp');
-    const { getLlama } = (await import(pathToFileURL(entry).href)) as {
-      getLlama(o: object): Promise<{ loadModel(o: object): Promise<Loaded> }>;
-    };
-    const llama = await getLlama({
-      progressLogs: false,
-      logLevel: 'error',
-      gpu: false,
-      build: 'never',
-      skipDownload: true,
-    });
-    const model = await llama.loadModel({ modelPath: path, gpuLayers: 0, useMmap: true });
+    const model = await openLlama(path);
     const context = await model.createContext({
       contextSize,
       batchSize: 512,

@@ -11,17 +11,22 @@ const benches: Record<string, () => Promise<{ run: Bench }>> = {
   moe: () => import('./moe.ts'),
   'decode-dense': () => import('./decode-dense.ts'),
   prefill: () => import('./prefill.ts'),
+  serve: () => import('./serve.ts'),
+  'decode-sparse': () => import('./decode-sparse.ts'),
   'decode-matmul': () => import('./decode-matmul.ts'),
   attention: () => import('./attention.ts'),
-  'block-sparse': () => import('./block-sparse.ts'),
-  'lsh-attention': () => import('./lsh-attention.ts'),
-  hyena: () => import('./hyena.ts'),
 };
 
 const args = process.argv.slice(2);
 const json = args.includes('--json');
 const names = args.filter((a) => !a.startsWith('--'));
 const usage = `usage: npm run bench -- NAME... [--json]\n\nNames: ${Object.keys(benches).join(', ')}.\nPyTorch is the peer where it is found: set PEER_PYTHON to a python that imports torch.`;
+
+/** Of milliseconds. */
+interface Spread {
+  readonly p50: number;
+  readonly p99: number;
+}
 
 const format = (r: Row): string => {
   const digits = (x: number): string => (x >= 100 ? x.toFixed(0) : x.toPrecision(3));
@@ -34,7 +39,10 @@ const format = (r: Row): string => {
     typeof r.memoryRatio === 'number'
       ? `  ${((r.bytes as number) / 1e6).toFixed(0)} MB, ratio ${r.memoryRatio.toFixed(2)}`
       : '';
-  return `${r.name.padEnd(44)} ${digits(r.ours).padStart(8)} ${r.unit}${peer}${rates}${memory}`;
+  const { ttft, tpot, sent, lost } = r as { ttft?: Spread; tpot?: Spread; sent?: number; lost?: number };
+  const both = ({ p50, p99 }: Spread): string => `${digits(p50)}/${digits(p99)} ms`;
+  const felt = ttft && tpot ? `  first ${both(ttft)}  each ${both(tpot)}  ${sent} sent, ${lost} lost` : '';
+  return `${r.name.padEnd(44)} ${digits(r.ours).padStart(8)} ${r.unit}${peer}${rates}${memory}${felt}`;
 };
 
 if (args.includes('--help')) process.stdout.write(`${usage}\n`);

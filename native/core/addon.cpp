@@ -6,6 +6,7 @@
 #include <string>
 
 #include "isa.h"
+#include "mapped.h"
 #include "memory.h"
 #include "pool.h"
 #include "program.h"
@@ -66,6 +67,20 @@ Napi::Value allocate(const Napi::CallbackInfo& info) {
 
 Napi::Value release(const Napi::CallbackInfo& info) {
   memory_release(address(info[0]), static_cast<int64_t>(info[1].As<Napi::Number>().DoubleValue()));
+  return info.Env().Undefined();
+}
+
+// map(fd, bytes, path) -> address, 0 when the file cannot be mapped
+Napi::Value map(const Napi::CallbackInfo& info) {
+  const std::string path = info[2].As<Napi::String>().Utf8Value();
+  const auto bytes = static_cast<int64_t>(info[1].As<Napi::Number>().DoubleValue());
+  void* p = file_map(info[0].As<Napi::Number>().Int32Value(), bytes, path.c_str());
+  return Napi::Number::New(info.Env(), static_cast<double>(reinterpret_cast<uintptr_t>(p)));
+}
+
+Napi::Value unmap(const Napi::CallbackInfo& info) {
+  replay_drain();   // a replay asked for earlier may still read there
+  file_unmap(address(info[0]), static_cast<int64_t>(info[1].As<Napi::Number>().DoubleValue()));
   return info.Env().Undefined();
 }
 
@@ -153,6 +168,8 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("exec", Napi::Value(env, fn));
   exports.Set("allocate", Napi::Function::New(env, allocate));
   exports.Set("release", Napi::Function::New(env, release));
+  exports.Set("map", Napi::Function::New(env, map));
+  exports.Set("unmap", Napi::Function::New(env, unmap));
   exports.Set("write", Napi::Function::New(env, write));
   exports.Set("read", Napi::Function::New(env, read));
   exports.Set("program", Napi::Function::New(env, program));

@@ -30,6 +30,14 @@ int64_t size_class(int64_t bytes) {
 
 }  // namespace
 
+bool memory_huge_pages() {
+  static const bool wanted = [] {
+    const char* text = std::getenv("ANSATZ_HUGE_PAGES");
+    return !(text && text[0] == '0' && text[1] == 0);
+  }();
+  return wanted;
+}
+
 void* memory_allocate(int64_t bytes) {
   if (bytes < 0 || bytes > largest) return nullptr;
   const int64_t size = size_class(bytes);
@@ -44,7 +52,7 @@ void* memory_allocate(int64_t bytes) {
     }
   }
   constexpr int64_t huge = int64_t(2) << 20;
-  const int64_t align = size >= huge ? huge : (size >= 4096 ? 4096 : 64);
+  const int64_t align = size >= huge && memory_huge_pages() ? huge : (size >= 4096 ? 4096 : 64);
   const int64_t rounded = (size + align - 1) / align * align;
   void* p = std::aligned_alloc(align, rounded);
   if (!p) {
@@ -52,7 +60,7 @@ void* memory_allocate(int64_t bytes) {
     p = std::aligned_alloc(align, rounded);
   }
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-  if (p && size >= huge) madvise(p, rounded, MADV_HUGEPAGE);
+  if (p && size >= huge) madvise(p, rounded, memory_huge_pages() ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 #endif
   return p;
 }

@@ -23,6 +23,10 @@ void append_head(const PageHead<F>& h, const PageShape& s, int64_t slot, const I
   }
 }
 
+template <class F> ANSATZ_INLINE void fetch_slot(const PageHead<F>& h, const PageShape& s, int64_t slot) {
+  for (int64_t d = 0; d < s.D; d++) __builtin_prefetch(h.keys + d * s.page + slot, 1);
+}
+
 void paged_append(const Call& c) {
   const int64_t R = c.i[0], heads = c.i[1], D = c.i[2], page = c.i[3], max_pages = c.i[4], format = c.i[5];
   const int64_t tok_k = c.i[6], tok_v = c.i[7];
@@ -30,16 +34,18 @@ void paged_append(const Call& c) {
   const int32_t *table = c.ptr<const int32_t>(3), *sequence = c.ptr<const int32_t>(4), *position = c.ptr<const int32_t>(5);
   with_format(format, [&](auto f) {
     typedef decltype(f) F;
-    parallel_range(R, 8, [&](int64_t begin, int64_t end, int) {
-      for (int64_t r = begin; r < end; r++) {
+    parallel_range(R * heads, 8, [&](int64_t begin, int64_t end, int) {
+      for (int64_t task = begin; task < end; task++) {
+        const int64_t r = task / heads, head = task % heads;
         const int64_t n = page_of(table, max_pages, sequence[r], position[r], page);
         if (n < 0) continue;
-        for (int64_t head = 0; head < heads; head++) {
-          const PageHead<F> h = page_head<F>(c.ptr<uint8_t>(0), s, n, head);
-          const int64_t slot = position[r] % page, k = r * tok_k + head * D, v = r * tok_v + head * D;
-          if (c.t[1] == BF16) append_head(h, s, slot, c.ptr<const bf16>(1) + k, c.ptr<const bf16>(2) + v);
-          else append_head(h, s, slot, c.ptr<const float>(1) + k, c.ptr<const float>(2) + v);
-        }
+        const PageHead<F> h = page_head<F>(c.ptr<uint8_t>(0), s, n, head);
+        const int64_t slot = position[r] % page, k = r * tok_k + head * D, v = r * tok_v + head * D;
+        // Every key element lies on a line of its own: those of the next head are asked for before this one's are written.
+        if (task == begin) fetch_slot(h, s, slot);
+        if (task + 1 < end && head + 1 < heads) fetch_slot(page_head<F>(c.ptr<uint8_t>(0), s, n, head + 1), s, slot);
+        if (c.t[1] == BF16) append_head(h, s, slot, c.ptr<const bf16>(1) + k, c.ptr<const bf16>(2) + v);
+        else append_head(h, s, slot, c.ptr<const float>(1) + k, c.ptr<const float>(2) + v);
       }
     });
   });
@@ -194,6 +200,12 @@ void merge_attention(const Call& c) {
   else merge(c, c.ptr<const float>(1), c.ptr<const float>(2), c.ptr<float>(0));
 }
 
+template <class From, class To> ANSATZ_INLINE void copy_run(To* to, const From* from, int64_t n) {
+  int64_t k = 0;
+  for (; k + W <= n; k += W) store(to + k, load(from + k));
+  if (k < n) store_n(to + k, load_n(from + k, n - k), n - k);
+}
+
 // Plain vectors a token, f32 [pages, page, width]: writes those of the rows' tokens.
 void paged_write(const Call& c) {
   const int64_t R = c.i[0], width = c.i[1], page = c.i[2], max_pages = c.i[3];
@@ -204,8 +216,7 @@ void paged_write(const Call& c) {
       if (n < 0) continue;
       float* to = c.ptr<float>(0) + (n * page + position[r] % page) * width;
       if (c.t[1] == F32) std::memcpy(to, c.ptr<const float>(1) + r * width, static_cast<size_t>(width) * 4);
-      else
-        for (int64_t k = 0; k < width; k++) to[k] = to_float(c.ptr<const bf16>(1)[r * width + k]);
+      else copy_run(to, c.ptr<const bf16>(1) + r * width, width);
     }
   });
 }
@@ -237,7 +248,8 @@ template <class Out> void read_vectors(const Call& c, Out* out) {
       const int64_t r = k / count, at = position[r] - back + k % count;
       const int64_t n = at < 0 ? -1 : page_of(table, max_pages, sequence[r], at, page);
       const float* from = n < 0 ? nullptr : c.ptr<const float>(1) + (n * page + at % page) * width;
-      for (int64_t j = 0; j < width; j++) store_one(out + k * width + j, from ? from[j] : 0.0f);
+      if (from) copy_run(out + k * width, from, width);
+      else std::memset(out + k * width, 0, static_cast<size_t>(width) * sizeof(Out));
     }
   });
 }

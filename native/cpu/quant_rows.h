@@ -19,7 +19,8 @@ constexpr int MOST = 3, STRIPS = 1;
 constexpr int MOST = 2, STRIPS = 1;
 #endif
 
-// Bytes that a tile of 64 inputs takes for one column. INTS: for each group 8 words of codes, scale, correction.
+// Bytes that a tile of 64 inputs takes for one column. INTS: for each group 8 words of codes, scale, correction; the codes
+// of all columns come first, column by column.
 ANSATZ_INLINE constexpr int64_t column_bytes(Kind kind) {
   return kind <= INTS4 ? 2 * (32 + 4 + 4) : kind == PAIRS ? 128 : 256;
 }
@@ -36,12 +37,12 @@ struct Panel {
   int32_t width;   // rows
 };
 
-// Rows [row, row + n) as panels of nearly equal width. Returns their number; at == null counts only.
+// Rows [row, row + n) as panels of nearly equal width. Returns their number; without `to` it only counts.
 inline int64_t cut_panels(int64_t row, int64_t n, int64_t tiles, Kind kind, Panel* to, int64_t& at) {
   const int64_t count = (n + MOST - 1) / MOST;
   for (int64_t p = 0; p < count; p++) {
     const int64_t begin = n * p / count, end = n * (p + 1) / count;
-    to[p] = {row + begin, at, static_cast<int32_t>(end - begin)};
+    if (to) to[p] = {row + begin, at, static_cast<int32_t>(end - begin)};
     at += (end - begin) * tiles * column_bytes(kind);
   }
   return count;
@@ -108,16 +109,122 @@ ANSATZ_INLINE void quantise_group(const T* x, int64_t have, int32_t* codes, int6
   *fix = BIASED ? -BIAS * total_of(sum) : 0;
 }
 
+#if defined(__AVX512VNNI__)
+ANSATZ_INLINE __m512i low32(__m512i a, __m512i b) { return _mm512_maskz_unpacklo_epi32(0xffff, a, b); }
+ANSATZ_INLINE __m512i high32(__m512i a, __m512i b) { return _mm512_maskz_unpackhi_epi32(0xffff, a, b); }
+ANSATZ_INLINE __m512i low64(__m512i a, __m512i b) { return _mm512_maskz_unpacklo_epi64(0xff, a, b); }
+ANSATZ_INLINE __m512i high64(__m512i a, __m512i b) { return _mm512_maskz_unpackhi_epi64(0xff, a, b); }
+ANSATZ_INLINE __m512i even_lanes(__m512i a, __m512i b) { return _mm512_maskz_shuffle_i32x4(0xffff, a, b, 0x88); }
+ANSATZ_INLINE __m512i odd_lanes(__m512i a, __m512i b) { return _mm512_maskz_shuffle_i32x4(0xffff, a, b, 0xdd); }
+ANSATZ_INLINE __m512i larger(__m512i a, __m512i b) { return _mm512_maskz_max_epi32(0xffff, a, b); }
+
+// Up to 16 groups of a row at once, to the same bits as quantise_group(); at(k) are elements k to k + 15, and zeros beyond
+// the `count` groups. Group g's codes go to bytes + g * stride. False, and nothing is written, when a group holds nothing or
+// no numbers. Lanes are reduced as they come together: what takes four shuffles a vector takes three for two.
+template <class At>
+ANSATZ_INLINE bool quantise_groups16(const At& at, int64_t count, char* bytes, int64_t stride, float* scale, int32_t* fix) {
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  __m512i m[4];
+#pragma GCC unroll 4
+  for (int q = 0; q < 4; q++) {   // four groups
+    __m512i v[4];
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; g++) {
+      const int k = (4 * q + g) * GROUP;
+      v[g] = larger(_mm512_and_si512((__m512i)at(k), magnitude), _mm512_and_si512((__m512i)at(k + W), magnitude));
+    }
+    const __m512i two = larger(low32(v[0], v[1]), high32(v[0], v[1])), more = larger(low32(v[2], v[3]), high32(v[2], v[3]));
+    m[q] = larger(low64(two, more), high64(two, more));
+  }
+  const __m512i a = larger(even_lanes(m[0], m[1]), odd_lanes(m[0], m[1])), b = larger(even_lanes(m[2], m[3]), odd_lanes(m[2], m[3]));
+  const __m512i bits = larger(even_lanes(a, b), odd_lanes(a, b));
+  const __m512 top = (__m512)bits, most = _mm512_set1_ps(127.0f);
+  const uint32_t wanted = (1u << count) - 1;
+  if ((_mm512_cmplt_epi32_mask(bits, _mm512_set1_epi32(0x7f800000)) & _mm512_cmp_ps_mask(top, _mm512_set1_ps(1e-30f), _CMP_GT_OQ) & wanted) != wanted)
+    return false;
+  alignas(64) float up[16];
+  _mm512_store_ps(up, _mm512_div_ps(most, top));
+  _mm512_storeu_ps(scale, _mm512_div_ps(top, most));
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  __m512i sum[8];
+#pragma GCC unroll 8
+  for (int p = 0; p < 8; p++) {   // two groups
+    const int k = 2 * p * GROUP;
+    const __m512 s = _mm512_set1_ps(up[2 * p]), t = _mm512_set1_ps(up[2 * p + 1]);
+    const auto code = [&](int j, __m512 u) { return _mm512_maskz_cvtps_epi32(0xffff, _mm512_mul_ps((__m512)at(k + j * W), u)); };
+    const __m512i first = _mm512_packs_epi32(code(0, s), code(1, s)), second = _mm512_packs_epi32(code(2, t), code(3, t));
+    const __m512i both = _mm512_maskz_permutexvar_epi32(0xffff, order, _mm512_packs_epi16(first, second));
+    if (2 * p < count) _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes + 2 * p * stride), _mm512_castsi512_si256(both));
+    if (2 * p + 1 < count)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes + (2 * p + 1) * stride), _mm512_maskz_extracti64x4_epi64(0xf, both, 1));
+    sum[p] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), both);
+  }
+  const auto plus = [](__m512i x, __m512i y) { return _mm512_add_epi32(x, y); };
+  __m512i four[2];
+#pragma GCC unroll 2
+  for (int q = 0; q < 2; q++) {
+    const __m512i x = plus(low32(sum[4 * q], sum[4 * q + 1]), high32(sum[4 * q], sum[4 * q + 1]));
+    const __m512i y = plus(low32(sum[4 * q + 2], sum[4 * q + 3]), high32(sum[4 * q + 2], sum[4 * q + 3]));
+    four[q] = plus(low64(x, y), high64(x, y));
+  }
+  // Lanes of 128 bits: even groups of the first eight, odd ones, even ones of the others, odd ones.
+  const __m512i mixed = plus(even_lanes(four[0], four[1]), odd_lanes(four[0], four[1]));
+  const __m512i place = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+  const __m512i sums = _mm512_maskz_permutexvar_epi32(0xffff, place, mixed);
+  _mm512_storeu_si512(fix, _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sums, 7)));
+  return true;
+}
+static_assert(BIAS == 128, "fix is 128 sums");
+#endif
+
+// A row in groups: codes of group g to bytes + g * stride, and put(g, scale, fix). at(j, n) are elements j to j + W - 1, of
+// which n or more are wanted; what lies beyond k is zero.
+template <class At, class Put>
+ANSATZ_INLINE void quantise_row(const At& at, int64_t k, int64_t groups, char* bytes, int64_t stride, const Put& put) {
+  alignas(64) float scale[16];
+  alignas(64) int32_t fix[16];
+  const auto padded = [&](int64_t j) { return k - j >= W ? at(j, W) : k - j > 0 ? at(j, k - j) : vf{}; };
+  const auto slowly = [&](int64_t first, int64_t count) {
+    for (int64_t g = first; g < first + count; g++) {
+      alignas(64) float x[GROUP];
+      for (int j = 0; j < GROUP; j += W) store(x + j, padded(g * GROUP + j));
+      quantise_group(x, GROUP, reinterpret_cast<int32_t*>(bytes + g * stride), 1, scale, fix);
+      put(g, scale[0], fix[0]);
+    }
+  };
+#if defined(__AVX512VNNI__)
+  int64_t g = 0;
+  for (; g < groups; g += 16) {
+    const int64_t count = groups - g < 16 ? groups - g : 16;
+    const bool whole = (g + 16) * GROUP <= k;
+    const bool done = whole ? quantise_groups16([&](int64_t j) { return at(g * GROUP + j, W); }, 16, bytes + g * stride, stride, scale, fix)
+                            : quantise_groups16([&](int64_t j) { return padded(g * GROUP + j); }, count, bytes + g * stride, stride, scale, fix);
+    if (done)
+      for (int j = 0; j < count; j++) put(g + j, scale[j], fix[j]);
+    else slowly(g, count);
+  }
+#else
+  slowly(0, groups);
+#endif
+}
+
+// Column c of a panel of bytes.
+template <class At> ANSATZ_INLINE void quantise_column(const At& at, int64_t k, char* panel, int64_t width, int64_t c) {
+  const int64_t stride = width * 40;
+  char* const scales = panel + width * 32 + c * 4;
+  quantise_row(at, k, 2 * tiles_of(k), panel + c * 32, stride, [&](int64_t g, float scale, int32_t fix) {
+    std::memcpy(scales + g * stride, &scale, 4);
+    std::memcpy(scales + g * stride + width * 4, &fix, 4);
+  });
+}
+
 // Column c of a panel from one row of x; what lies beyond k is zero.
 template <class T>
 inline void pack_column(Kind kind, char* panel, int64_t width, int64_t c, const T* x, int64_t k, bool round) {
   const int64_t tiles = tiles_of(k);
   if (kind <= INTS4) {
-    for (int64_t g = 0; g < 2 * tiles; g++) {
-      int32_t* const to = reinterpret_cast<int32_t*>(panel + g * width * 40);
-      quantise_group(x + g * GROUP, k - g * GROUP, to + c, width, reinterpret_cast<float*>(to + 8 * width) + c,
-                     to + 9 * width + c);
-    }
+    const auto at = [&](int64_t j, int64_t n) { return n >= W ? load(x + j) : load_n(x + j, n); };
+    quantise_column(at, k, panel, width, c);
     return;
   }
   for (int64_t at = 0; at < tiles * TILE; at += W) {

@@ -48,7 +48,7 @@ ANSATZ_INLINE void one_tile(vf (&acc)[C][S * VECTORS], const char* (&w)[S], cons
           for (int v = 0; v < NV; v++) q[v] = q8_codes(reinterpret_cast<const uint8_t*>(at(v, 64 + g * 512 + j * 64)));
 #pragma GCC unroll 8
           for (int c = 0; c < C; c++) {
-            const vi b = splat_i(code[j * C + c]);
+            const vi b = splat_i(code[8 * c + j]);
 #pragma GCC unroll 4
             for (int v = 0; v < NV; v++) s[c][v] = dot4(s[c][v], q[v], b);
           }
@@ -62,7 +62,7 @@ ANSATZ_INLINE void one_tile(vf (&acc)[C][S * VECTORS], const char* (&w)[S], cons
             levels.decode(reinterpret_cast<const uint8_t*>(at(v, 64 + g * 256 + j * 64)), low[v], high[v]);
 #pragma GCC unroll 8
           for (int c = 0; c < C; c++) {
-            const vi b = splat_i(code[j * C + c]), d = splat_i(code[(j + 4) * C + c]);
+            const vi b = splat_i(code[8 * c + j]), d = splat_i(code[8 * c + j + 4]);
 #pragma GCC unroll 4
             for (int v = 0; v < NV; v++) s[c][v] = dot4(dot4(s[c][v], low[v], b), high[v], d);
           }

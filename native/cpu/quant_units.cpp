@@ -8,10 +8,12 @@ namespace ansatz {
 namespace {
 
 constexpr int64_t ROWS = 64;          // rows at a time: their partial sums are what memory is needed for
-constexpr int64_t LEAST_PARTS = 4, MOST_PARTS = 16, PART_BLOCKS = 64;
+constexpr int64_t LEAST_PARTS = 4, MOST_PARTS = 16, PART_BLOCKS = 16;
+constexpr int64_t SPREAD_ROWS = 8;    // rows of a task, at least, where there are more threads than parts
 constexpr int64_t FAR = 4;             // pairs ahead
 constexpr int64_t FIRST_BYTES = 1024;  // of the first of a pass
-constexpr int64_t HELD = 256 << 10;   // bytes of sums in the L2 cache
+constexpr int64_t CHUNK_BYTES = 512 << 10;   // of records in the L2 cache
+constexpr int64_t LEAST_CHUNK = 8;           // blocks: enough for a row to have several active units
 constexpr int64_t COLUMNS = 4096;
 
 ANSATZ_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -29,6 +31,21 @@ struct Units {
 
 struct Counts { int64_t units, seconds, pairs, second_pairs; };
 
+// Units that any of the groups of rows has read, and those whose second part was needed; seen [groups][n].
+void count_seen(const uint8_t* seen, int64_t groups, int64_t n, Counts& to) {
+  for (int64_t k = 0; k < n; k += 8) {
+    const size_t bytes = static_cast<size_t>(least(8, n - k));
+    uint64_t all = 0;
+    for (int64_t g = 0; g < groups; g++) {
+      uint64_t some = 0;
+      std::memcpy(&some, seen + g * n + k, bytes);
+      all |= some;
+    }
+    to.units += __builtin_popcountll(all & 0x0101010101010101u);
+    to.seconds += __builtin_popcountll(all & 0x0202020202020202u);
+  }
+}
+
 // A row and the unit it chose in a block, and the unit's value.
 struct Pair {
   int64_t unit;
@@ -37,60 +54,69 @@ struct Pair {
   float h;
 };
 
-// Blocks [a0, a1) for `rows` rows from row r0 on: partial sums to y [rows, padded]. First all hidden values, then what
-// those above zero write: in either pass it is known what will be read next.
+// Adds what the active pairs [i, end) of one row write.
+template <int32_t FORMAT, class Later>
+ANSATZ_INLINE void add_row(const Units& u, const Pair* list, int64_t i, int64_t end, float* y, const float* table, float* room, const Later& later) {
+  const int64_t skip = (u.gated ? 2 : 1) * u.part;
+  while (i < end) {
+    AddLane lane[LANES];
+    const int64_t some = least(LANES, end - i);
+    for (int64_t l = 0; l < some; l++) lane[l] = {list[i + l].h, u.records + list[i + l].unit * u.record + skip, later(i + l)};
+    if (some == 4) unit_adds<FORMAT, 4>(lane, u.padded, y, table, room);
+    else if (some == 3) unit_adds<FORMAT, 3>(lane, u.padded, y, table, room);
+    else if (some == 2) unit_adds<FORMAT, 2>(lane, u.padded, y, table, room);
+    else unit_adds<FORMAT, 1>(lane, u.padded, y, table, room);
+    i += some;
+  }
+}
+
+// Blocks [a0, a1) for `rows` rows from row r0 on: partial sums to y [rows, padded]. A chunk of blocks at a time, whose
+// records stay in the cache for the rows that share them; within it row by row, so that several units are added to a row's
+// sums at once. First all hidden values, then what those above zero write: in either pass it is known what will be read next.
 template <int32_t FORMAT>
 void run_blocks(const Units& u, int64_t a0, int64_t a1, int64_t r0, int64_t rows, const UnitRow* x, float* y, int thread,
-                Counts& counts) {
+                uint8_t* seen, Counts& counts) {
   const Q4Table levels;
   alignas(64) float table[16];
   for (int k = 0; k < 16; k++) table[k] = Q4_LEVEL[k];
-  float* const room = static_cast<float*>(pool_scratch(thread, 0, (room_floats(u.padded) + u.N + 1) * 4));
-  const int64_t pairs = (a1 - a0) * rows;
+  const int64_t blocks = a1 - a0, pairs = blocks * rows;
+  float* const room = static_cast<float*>(pool_scratch(thread, 0, room_floats(u.padded) * 4));
   Pair* const list = static_cast<Pair*>(pool_scratch(thread, 1, pairs * int64_t(sizeof(Pair))));
-  // By unit within a block, so that rows that share one come together: first[c] is where the next row of unit c goes.
-  int32_t* const first = reinterpret_cast<int32_t*>(room + room_floats(u.padded));
+  const int64_t fit = CHUNK_BYTES / (u.record * least(u.N, rows)), chunk = rows == 1 ? blocks : fit < LEAST_CHUNK ? LEAST_CHUNK : fit;
   int64_t n = 0;
-  for (int64_t a = a0; a < a1; a++, n += rows) {
-    const int32_t* const chosen = u.choice + r0 * u.A + a;
-    if (rows == 1) {
-      list[n] = {a * u.N + chosen[0], static_cast<int32_t>(a), 0, 0.0f};
-      counts.units++;
-      continue;
-    }
-    std::memset(first, 0, static_cast<size_t>(u.N + 1) * 4);
-    for (int64_t r = 0; r < rows; r++) first[chosen[r * u.A] + 1]++;
-    for (int64_t c = 0; c < u.N; c++) {
-      counts.units += first[c + 1] > 0;
-      first[c + 1] += first[c];
-    }
+  for (int64_t c0 = a0; c0 < a1; c0 += chunk) {
+    const int64_t c1 = least(a1, c0 + chunk);
     for (int64_t r = 0; r < rows; r++) {
-      const int32_t c = chosen[r * u.A];
-      list[n + first[c]++] = {a * u.N + c, static_cast<int32_t>(a), static_cast<int16_t>(r), 0.0f};
+      const int32_t* const chosen = u.choice + (r0 + r) * u.A;
+      for (int64_t a = c0; a < c1; a++) list[n++] = {a * u.N + chosen[a], static_cast<int32_t>(a), static_cast<int16_t>(r), 0.0f};
     }
+  }
+  // Which units are read: their first parts, their second ones.
+  if (seen) {
+    std::memset(seen, 0, static_cast<size_t>(blocks * u.N));
+    for (int64_t i = 0; i < n; i++) seen[list[i].unit - a0 * u.N] = 1;
   }
   counts.pairs += pairs;
 
   const int64_t first_bytes = (u.gated ? 2 : 1) * u.part, skip = first_bytes;
   const auto record_of = [&](int64_t i) { return u.records + list[i].unit * u.record; };
-  // Where pair i + FAR reads; nothing new when there is none, or the pair before it reads the same.
-  const auto later = [&](int64_t i, int64_t count, int64_t offset) {
-    const int64_t k = i + FAR;
-    return record_of(k < count && list[k].unit != list[k - 1].unit ? k : i) + offset;
-  };
+  const auto later = [&](int64_t i, int64_t end, int64_t offset) { return record_of(i + FAR < end ? i + FAR : i) + offset; };
   for (int64_t i = 0; i < least(FAR, n); i++) fetch_run(record_of(i), least(first_bytes, FIRST_BYTES));
   int64_t active = 0;
   for (int64_t i = 0; i < n;) {
-    const int64_t some = n - i >= LANES ? LANES : 1;
+    int64_t some = 1;
+    while (some < LANES && i + some < n && list[i + some].row == list[i].row) some++;
+    if (some < LANES) some = 1;
     DotLane lane[LANES];
     float value[LANES], gate[LANES];
-    for (int64_t l = 0; l < some; l++) lane[l] = {x + list[i + l].row, record_of(i + l), later(i + l, n, 0)};
-    if (some == LANES) unit_dots<FORMAT, LANES>(lane, u.padded, levels, room, value);
-    else unit_dots<FORMAT, 1>(lane, u.padded, levels, room, value);
+    const UnitRow& own = x[list[i].row];
+    for (int64_t l = 0; l < some; l++) lane[l] = {record_of(i + l), later(i + l, n, 0)};
+    if (some == LANES) unit_dots<FORMAT, LANES>(own, lane, u.padded, levels, room, value);
+    else unit_dots<FORMAT, 1>(own, lane, u.padded, levels, room, value);
     if (u.gated) {
       for (int64_t l = 0; l < some; l++) lane[l].part += u.part, lane[l].ahead += u.part;
-      if (some == LANES) unit_dots<FORMAT, LANES>(lane, u.padded, levels, room, gate);
-      else unit_dots<FORMAT, 1>(lane, u.padded, levels, room, gate);
+      if (some == LANES) unit_dots<FORMAT, LANES>(own, lane, u.padded, levels, room, gate);
+      else unit_dots<FORMAT, 1>(own, lane, u.padded, levels, room, gate);
     }
     for (int64_t l = 0; l < some; l++) {
       Pair p = list[i + l];
@@ -99,30 +125,20 @@ void run_blocks(const Units& u, int64_t a0, int64_t a1, int64_t r0, int64_t rows
       if (g <= 0.0f) continue;
       if (u.gated) v *= g;
       p.h = u.weight ? v * u.weight[(r0 + p.row) * u.A + p.block] : v;
-      if (active == 0 || list[active - 1].unit != p.unit) {
-        counts.seconds++;
-        if (counts.seconds <= FAR) fetch_run(u.records + p.unit * u.record + skip, least(u.part, FIRST_BYTES));
-      }
+      if (seen) seen[p.unit - a0 * u.N] = 3;
+      if (active < FAR) fetch_run(u.records + p.unit * u.record + skip, least(u.part, FIRST_BYTES));
       list[active++] = p;
     }
     i += some;
   }
   counts.second_pairs += active;
 
-  // Columns at a time, so that the rows' sums stay in the cache.
-  const int64_t columns = rows * u.padded * 4 <= HELD ? u.padded : least(u.padded, (HELD / 4 / rows / TILE + 1) * TILE);
   std::memset(y, 0, static_cast<size_t>(rows * u.padded) * 4);
-  for (int64_t k0 = 0; k0 < u.padded; k0 += columns) {
-    const int64_t k1 = least(u.padded, k0 + columns);
-    for (int64_t i = 0; i < active;) {
-      const int64_t some = active - i >= LANES ? LANES : 1;
-      AddLane lane[LANES];
-      for (int64_t l = 0; l < some; l++) lane[l] = {y + list[i + l].row * u.padded, list[i + l].h, record_of(i + l) + skip, later(i + l, active, skip)};
-      if (some == 1) unit_adds<FORMAT, 1, true>(lane, u.padded, k0, k1, table, room);
-      else if (rows == 1) unit_adds<FORMAT, LANES, true>(lane, u.padded, k0, k1, table, room);
-      else unit_adds<FORMAT, LANES, false>(lane, u.padded, k0, k1, table, room);
-      i += some;
-    }
+  for (int64_t i = 0; i < active;) {
+    int64_t end = i + 1;
+    while (end < active && list[end].row == list[i].row) end++;
+    add_row<FORMAT>(u, list, i, end, y + list[i].row * u.padded, table, room, [&](int64_t k) { return later(k, active, skip); });
+    i = end;
   }
 }
 
@@ -166,12 +182,19 @@ void sparse_units(const Call& c) {
   const float alpha = static_cast<float>(c.f[0]);
   if (!choices_fit(u.choice, u.rows * u.A, u.N)) return;
   // Sums are cut by the number of blocks alone, and parts are added in order.
-  const int64_t wanted = ceil_div(u.A, PART_BLOCKS), parts = least(u.A, least(MOST_PARTS, wanted < LEAST_PARTS ? LEAST_PARTS : wanted)), most = least(ROWS, u.rows);
-  const int64_t row_room = (unit_row_bytes(u.padded) + 63) / 64 * 64;
+  const int64_t wanted = ceil_div(u.A, PART_BLOCKS), parts = least(u.A, least(MOST_PARTS, wanted < LEAST_PARTS ? LEAST_PARTS : wanted));
+  const int64_t most = least(ROWS, u.rows), threads = pool_threads();
+  // Rows are shared out as well where that keeps more threads busy; which unit was read by any of them is put together after.
+  const int64_t spread = least(ceil_div(most, SPREAD_ROWS), parts < threads ? ceil_div(2 * threads, parts) : 1);
+  const int64_t groups = spread < 1 ? 1 : spread;
+  const int64_t row_room = (unit_row_bytes(u.padded) + 63) / 64 * 64, tasks = parts * groups;
+  const bool counted = c.p[1] && u.rows > 1;
+  const int64_t seen_bytes = counted ? groups * u.A * u.N : 0;
   float* const sums = static_cast<float*>(pool_scratch(0, 2, (parts * most * u.padded) * 4));
-  char* const rooms = static_cast<char*>(pool_scratch(0, 3, most * row_room + MOST_PARTS * int64_t(sizeof(Counts))));
+  char* const rooms = static_cast<char*>(pool_scratch(0, 3, most * row_room + tasks * int64_t(sizeof(Counts)) + seen_bytes));
   Counts* const counts = reinterpret_cast<Counts*>(rooms + most * row_room);
-  for (int64_t p = 0; p < parts; p++) counts[p] = {};
+  uint8_t* const seen = reinterpret_cast<uint8_t*>(counts + tasks);
+  for (int64_t p = 0; p < tasks; p++) counts[p] = {};
   for (int64_t r0 = 0; r0 < u.rows; r0 += ROWS) {
     const int64_t rows = least(ROWS, u.rows - r0);
     UnitRow x[ROWS];
@@ -183,21 +206,27 @@ void sparse_units(const Call& c) {
     if (rows * u.d <= 16384)
       for (int64_t r = 0; r < rows; r++) prepare(r, 0);
     else parallel(rows, prepare);
-    parallel(parts, [&](int64_t p, int thread) {
-      const int64_t a0 = u.A * p / parts, a1 = u.A * (p + 1) / parts;
-      float* const y = sums + p * most * u.padded;
-      Counts own = {};
-      switch (u.format) {
-        case UNIT_Q8: run_blocks<UNIT_Q8>(u, a0, a1, r0, rows, x, y, thread, own); break;
-        case UNIT_Q4: run_blocks<UNIT_Q4>(u, a0, a1, r0, rows, x, y, thread, own); break;
-        case UNIT_BF16: run_blocks<UNIT_BF16>(u, a0, a1, r0, rows, x, y, thread, own); break;
-        default: run_blocks<UNIT_F32>(u, a0, a1, r0, rows, x, y, thread, own);
+    parallel(tasks, [&](int64_t task, int thread) {
+      const int64_t p = task / groups, group = task % groups, a0 = u.A * p / parts, a1 = u.A * (p + 1) / parts;
+      const int64_t first = rows * group / groups, some = rows * (group + 1) / groups - first;
+      float* const y = sums + (p * most + first) * u.padded;
+      uint8_t* const own = counted ? seen + (a0 * groups + (a1 - a0) * group) * u.N : nullptr;
+      if (some == 0) {
+        if (own) std::memset(own, 0, static_cast<size_t>((a1 - a0) * u.N));
+        return;
       }
-      counts[p].units += own.units;
-      counts[p].seconds += own.seconds;
-      counts[p].pairs += own.pairs;
-      counts[p].second_pairs += own.second_pairs;
+      switch (u.format) {
+        case UNIT_Q8: return run_blocks<UNIT_Q8>(u, a0, a1, r0 + first, some, x + first, y, thread, own, counts[task]);
+        case UNIT_Q4: return run_blocks<UNIT_Q4>(u, a0, a1, r0 + first, some, x + first, y, thread, own, counts[task]);
+        case UNIT_BF16: return run_blocks<UNIT_BF16>(u, a0, a1, r0 + first, some, x + first, y, thread, own, counts[task]);
+        default: return run_blocks<UNIT_F32>(u, a0, a1, r0 + first, some, x + first, y, thread, own, counts[task]);
+      }
     });
+    if (counted)
+      parallel(parts, [&](int64_t p, int) {
+        const int64_t a0 = u.A * p / parts, a1 = u.A * (p + 1) / parts;
+        count_seen(seen + a0 * groups * u.N, groups, (a1 - a0) * u.N, counts[p * groups]);
+      });
     const int64_t pieces = ceil_div(u.d, COLUMNS);
     parallel(rows * pieces, [&](int64_t task, int) {
       const int64_t r = task / pieces, end = least(u.d, (task % pieces + 1) * COLUMNS);
@@ -222,14 +251,15 @@ void sparse_units(const Call& c) {
   }
   if (int32_t* const touched = c.ptr<int32_t>(1)) {
     Counts all = {};
-    for (int64_t p = 0; p < parts; p++) {
+    for (int64_t p = 0; p < tasks; p++) {
       all.units += counts[p].units;
       all.seconds += counts[p].seconds;
       all.pairs += counts[p].pairs;
       all.second_pairs += counts[p].second_pairs;
     }
-    touched[0] = static_cast<int32_t>(all.units);
-    touched[1] = static_cast<int32_t>(all.seconds);
+    // One row shares nothing.
+    touched[0] = static_cast<int32_t>(counted ? all.units : all.pairs);
+    touched[1] = static_cast<int32_t>(counted ? all.seconds : all.second_pairs);
     touched[2] = static_cast<int32_t>(all.pairs);
     touched[3] = static_cast<int32_t>(all.second_pairs);
   }

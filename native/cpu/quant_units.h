@@ -42,13 +42,14 @@ template <class T> inline UnitRow make_unit_row(char* room, const T* x, int64_t 
     store(row + k, left >= W ? load(x + k) : left > 0 ? load_n(x + k, left) : vf{});
   }
   if (quantise) {
-    int32_t total;
-    for (int64_t g = 0; g < padded / GROUP; g++) quantise_group(row + g * GROUP, GROUP, codes + g * 8, 1, scale + g, &total);
-    for (int64_t k = 0; k < padded / 4; k++) {
-      int8_t b[4];
-      std::memcpy(b, codes + k, 4);
-      fix[k] = BIASED ? -BIAS * (b[0] + b[1] + b[2] + b[3]) : 0;
+    quantise_row([&](int64_t k, int64_t) { return load(row + k); }, padded, padded / GROUP, reinterpret_cast<char*>(codes), GROUP,
+                 [&](int64_t g, float s, int32_t) { scale[g] = s; });
+#if defined(__AVX512VNNI__)
+    for (int64_t k = 0; k < padded / 4; k += W) {   // 128 times the sum of each four, negative
+      const __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(-BIAS), _mm512_loadu_si512(codes + k));
+      _mm512_storeu_si512(fix + k, _mm512_sub_epi32(_mm512_setzero_si512(), sum));
     }
+#endif
   }
   return {row, codes, fix, scale};
 }
@@ -95,15 +96,12 @@ ANSATZ_INLINE void fetch_run(const char* p, int64_t bytes) {
 
 // LANES products <x, part> at a time: several runs of memory are read at once, and a core that waits for one goes on with
 // the others. What the lanes will read next, at `ahead`, is asked for at the pace of the reading. Each is summed in an order that depends on the width only. `room` holds room_floats() floats.
-struct DotLane {
-  const UnitRow* x;
-  const char *part, *ahead;
-};
+struct DotLane { const char *part, *ahead; };
 constexpr int LANES = 4;
 ANSATZ_INLINE int64_t room_floats(int64_t padded) { return LANES * (padded / GROUP + W); }
 
 template <int32_t FORMAT, int L>
-ANSATZ_INLINE void unit_dots(const DotLane* lane, int64_t padded, const Q4Table& levels, float* room, float* out) {
+ANSATZ_INLINE void unit_dots(const UnitRow& x, const DotLane* lane, int64_t padded, const Q4Table& levels, float* room, float* out) {
   if constexpr (FORMAT <= UNIT_Q4) {
     const int64_t groups = padded / GROUP, stride = groups + W;
     constexpr int64_t STEP = FORMAT == UNIT_Q8 ? 4 * W : 2 * W;
@@ -114,26 +112,22 @@ ANSATZ_INLINE void unit_dots(const DotLane* lane, int64_t padded, const Q4Table&
         const bf16* const scales = reinterpret_cast<const bf16*>(lane[l].part + code_bytes(FORMAT, padded));
         const bool full = groups - g >= W;
         const vf s = full ? load(scales + g) : load_n(scales + g, groups - g);
-        store(room + l * stride + g, s * (full ? load(lane[l].x->scale + g) : load_n(lane[l].x->scale + g, groups - g)));
+        store(room + l * stride + g, s * (full ? load(x.scale + g) : load_n(x.scale + g, groups - g)));
       }
     const uint8_t* part[L];
-    const int32_t *codes[L], *fix[L];
 #pragma GCC unroll 4
-    for (int l = 0; l < L; l++) {
-      part[l] = reinterpret_cast<const uint8_t*>(lane[l].part);
-      codes[l] = lane[l].x->codes;
-      fix[l] = lane[l].x->fix;
-    }
+    for (int l = 0; l < L; l++) part[l] = reinterpret_cast<const uint8_t*>(lane[l].part);
     vf sum[L] = {};
-    for (int64_t c = 0; c < padded / (4 * W); c++)
+    for (int64_t c = 0; c < padded / (4 * W); c++) {
+      const vi a = (vi)*reinterpret_cast<const vi_u*>(x.codes + c * W);
+      const vi start = BIASED ? (vi)*reinterpret_cast<const vi_u*>(x.fix + c * W) : vi{};
 #pragma GCC unroll 4
       for (int l = 0; l < L; l++) {
         if (STEP >= 64 || (c * STEP & 63) == 0) __builtin_prefetch(lane[l].ahead + c * STEP);
-        const vi a = (vi)*reinterpret_cast<const vi_u*>(codes[l] + c * W);
-        const vi start = BIASED ? (vi)*reinterpret_cast<const vi_u*>(fix[l] + c * W) : vi{};
         const vi s = dot4(start, unit_codes<FORMAT>(part[l], c, levels), a);
         sum[l] = fused(__builtin_convertvector(s, vf), lane_scales(room + l * stride, c), sum[l]);
       }
+    }
 #pragma GCC unroll 4
     for (int l = 0; l < L; l++) out[l] = hsum(sum[l]);
   } else {
@@ -148,7 +142,7 @@ ANSATZ_INLINE void unit_dots(const DotLane* lane, int64_t padded, const Q4Table&
         for (int j = 0; j < N; j++) {
           const vf w = FORMAT == UNIT_BF16 ? load(reinterpret_cast<const bf16*>(lane[l].part) + k + j * W)
                                            : load(reinterpret_cast<const float*>(lane[l].part) + k + j * W);
-          sum[l][j] = fused(w, load(lane[l].x->x + k + j * W), sum[l][j]);
+          sum[l][j] = fused(w, load(x.x + k + j * W), sum[l][j]);
         }
       }
 #pragma GCC unroll 4
@@ -185,39 +179,34 @@ ANSATZ_INLINE void float_levels(const uint8_t* p, const float* table, vf& low, v
 #endif
 }
 
-// y[k0, k1) += h part[k0, k1), multiples of 64, for each lane in turn; the lanes have one y when SAME. `table` are the
-// levels as floats.
+// y += h part for each lane in turn. `table` are the levels as floats.
 struct AddLane {
-  float* y;
   float h;
   const char *part, *ahead;
 };
-template <int32_t FORMAT, int L, bool SAME>
-ANSATZ_INLINE void unit_adds(const AddLane* lane, int64_t padded, int64_t k0, int64_t k1, const float* table, float* room) {
+template <int32_t FORMAT, int L>
+ANSATZ_INLINE void unit_adds(const AddLane* lane, int64_t padded, float* to, const float* table, float* room) {
   constexpr int VECS = TILE / W, HALF = VECS / 2;
-  const int64_t g0 = k0 / GROUP, groups = k1 / GROUP - g0, stride = padded / GROUP + W;
+  const int64_t groups = padded / GROUP, stride = groups + W;
   if constexpr (FORMAT <= UNIT_Q4) {
     for (int64_t g = 0; g < groups; g += W)
 #pragma GCC unroll 4
       for (int l = 0; l < L; l++) {
-        const bf16* const scales = reinterpret_cast<const bf16*>(lane[l].part + code_bytes(FORMAT, padded)) + g0;
-        __builtin_prefetch(lane[l].ahead + code_bytes(FORMAT, padded) + (g0 + g) * 2);
+        const bf16* const scales = reinterpret_cast<const bf16*>(lane[l].part + code_bytes(FORMAT, padded));
+        __builtin_prefetch(lane[l].ahead + code_bytes(FORMAT, padded) + g * 2);
         store(room + l * stride + g, (groups - g >= W ? load(scales + g) : load_n(scales + g, groups - g)) * lane[l].h);
       }
   }
-  for (int64_t t = k0; t < k1; t += TILE) {
+  for (int64_t t = 0; t < padded; t += TILE) {
     vf y[VECS];
+#pragma GCC unroll 16
+    for (int v = 0; v < VECS; v++) y[v] = load(to + t + v * W);
 #pragma GCC unroll 4
     for (int l = 0; l < L; l++) {
       const uint8_t* const codes = reinterpret_cast<const uint8_t*>(lane[l].part);
       fetch<code_bytes(FORMAT, TILE)>(lane[l].ahead + code_bytes(FORMAT, t));
-      float* const to = lane[SAME ? 0 : l].y + t;
-      if (!SAME || l == 0) {
-#pragma GCC unroll 16
-        for (int v = 0; v < VECS; v++) y[v] = load(to + v * W);
-      }
       if constexpr (FORMAT <= UNIT_Q4) {
-        const float* const scale = room + l * stride + t / GROUP - g0;
+        const float* const scale = room + l * stride + t / GROUP;
         const vf c = splat(scale[0]), d = splat(scale[1]);
         if constexpr (FORMAT == UNIT_Q8) {
 #pragma GCC unroll 16
@@ -238,11 +227,9 @@ ANSATZ_INLINE void unit_adds(const AddLane* lane, int64_t padded, int64_t k0, in
           y[v] = fused(c, FORMAT == UNIT_BF16 ? load(reinterpret_cast<const bf16*>(codes) + t + v * W)
                                               : load(reinterpret_cast<const float*>(codes) + t + v * W), y[v]);
       }
-      if (!SAME || l == L - 1) {
-#pragma GCC unroll 16
-        for (int v = 0; v < VECS; v++) store(to + v * W, y[v]);
-      }
     }
+#pragma GCC unroll 16
+    for (int v = 0; v < VECS; v++) store(to + t + v * W, y[v]);
   }
 }
 

@@ -18,6 +18,16 @@ export interface Memory {
   readonly bytes: number;
   /** Distinguishes allocations in records and plans. */
   readonly id: number;
+  /** A file's own bytes: they can be read, and nothing may write to them. */
+  readonly readOnly?: boolean;
+}
+
+/** A file whose bytes serve as memory. */
+export interface FileMemory {
+  /** Memory over a part of it; null where it lies so that kernels could not read it. Released like any other. */
+  at(offset: number, dtype: ElementType, elements: number): Memory | null;
+  /** Nothing more will be taken from it; what was taken stays. */
+  close(): void;
 }
 
 /** A tensor argument of a call: an allocation and where the tensor starts in it, in elements. */
@@ -81,6 +91,11 @@ export interface Device {
   readonly kind: DeviceKind;
   allocate(dtype: ElementType, elements: number): Memory;
   release(memory: Memory): void;
+  /**
+   * An open file as memory, without reading it. Null, or absent: this device cannot, and the file is to be read.
+   * `path` is for messages.
+   */
+  mapFile?(fd: number, bytes: number, path: string): FileMemory | null;
   /** Copies host data in, from element `offset` on. The array's type must carry the memory's dtype. */
   write(memory: Memory, offset: number, data: HostArray): void;
   read(memory: Memory, offset: number, out: HostArray): Promise<void>;

@@ -21,6 +21,9 @@ export interface Native {
   exec(): void;
   allocate(bytes: number): number;
   release(address: number, bytes: number): void;
+  /** 0: the file cannot be mapped here. */
+  map(fd: number, bytes: number, path: string): number;
+  unmap(address: number, bytes: number): void;
   write(address: number, data: ArrayBufferView): void;
   read(address: number, out: ArrayBufferView): void;
   program(words: Float64Array): NativeProgram;

@@ -4,7 +4,7 @@
  */
 import type { Model } from '../model/model.ts';
 import { childOf, flatten, type Module, type ParamTree } from '../nn/index.ts';
-import { type BlockType, isBlock, noGrad, permute, quantise, reshape, scope, Tensor } from '../tensor/index.ts';
+import { type BlockType, cast, isBlock, noGrad, permute, quantise, reshape, scope, Tensor } from '../tensor/index.ts';
 import { type WeightUse, weightUses } from './weights.ts';
 
 export interface BlockChoice {
@@ -14,9 +14,11 @@ export interface BlockChoice {
   readonly tables?: BlockType;
 }
 
+const narrow = (type: BlockType): boolean => type === 'q8' || type === 'q4';
+
 /** The type that a parameter takes; null: it stays as it is. */
 export function blockTypeOf(use: WeightUse | undefined, o: BlockChoice): BlockType | null {
-  if (use === undefined || use === 'other') return null;
+  if (use === undefined || use === 'other' || use === 'gate') return null;
   return use === 'table' || use === 'shared' ? (o.tables ?? o.matrices) : o.matrices;
 }
 
@@ -39,6 +41,9 @@ export function inBlocks(model: Model, params: ParamTree, o: BlockChoice, releas
     const entries = Object.entries(p).flatMap(([name, w]): [string, Tensor][] => {
       if (!(w instanceof Tensor)) return [];
       const use = uses.get(prefix + name);
+      // Beside a factor in 8 bits and fewer, the other one would be most of what is read.
+      if (use === 'gate' && narrow(o.matrices) && w.dtype === 'f32')
+        return [[name, noGrad(() => cast(w, 'bf16')).keep()]];
       const type = isBlock(w.dtype) ? null : blockTypeOf(use, o);
       return [[name, type && use ? blockOf(w, use, type).keep() : w]];
     });

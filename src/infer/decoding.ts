@@ -3,8 +3,8 @@ import type { Device } from '../backend/device.ts';
 import { AnsatzError } from '../backend/errors.ts';
 import { layoutTraits, type Model } from '../model/model.ts';
 import { blockSlot } from '../model/spec.ts';
-import { decodesRows, type ParamTree } from '../nn/index.ts';
-import type { BlockType, CacheFormat, Compute } from '../tensor/index.ts';
+import { decodesRows, type LowRank, type ParamTree, withLowRank } from '../nn/index.ts';
+import { type BlockType, type CacheFormat, type Compute, noGrad, quantise, type Tensor } from '../tensor/index.ts';
 import { disposeBlocks, inBlocks } from './blocks.ts';
 import { bytesOf, type Decoding, Engine, Passes, poolsOf } from './engine/index.ts';
 import { Recompute } from './recompute.ts';
@@ -61,22 +61,38 @@ export function whyNotRows(model: Model): string | null {
 export interface OpenDecoding extends Decoding {
   /** Whether it computes everything anew for every token, and why. */
   readonly recomputes: string | null;
+  /**
+   * Takes differences of low rank: requests that name the variant are computed with them, beside those of others and over
+   * the same weights. Absent where everything is computed anew.
+   * @throws AnsatzError when the decoder has no such weights.
+   */
+  adapt?(differences: ReadonlyMap<string, LowRank>): Promise<DecodingVariant>;
   /** Frees what it has, after the step in progress. */
   close(): Promise<void>;
 }
 
-/** The format of the cache, bytes of a page of all layers, and pages of the longest text. */
+export interface DecodingVariant {
+  readonly variant: number;
+  /** The differences as the decoder has them. */
+  readonly differences: ReadonlyMap<string, LowRank>;
+  /** Bytes that it takes of its own. */
+  readonly bytes: number;
+  /** Frees them, once no request names it any more. */
+  close(): void;
+}
+
+/** The format of the cache, tokens of a page and its bytes in all layers, and pages of the longest text. */
 export function cacheSizes(
   model: Model,
   compute: Compute,
   format: CacheFormat = compute,
-): { format: CacheFormat; each: number; maxPages: number } {
+): { format: CacheFormat; page: number; each: number; maxPages: number } {
   const { own, memory } = poolsOf(model);
   const { context } = model.spec;
   // What an encoder reads may stand before a text, and is as long at most.
   const longest = model.encoder?.before ? 2 * context : context;
   const each = bytesOf(own, PAGE, format) + bytesOf(memory, PAGE, format);
-  return { format, each, maxPages: Math.ceil(longest / PAGE) };
+  return { format, page: PAGE, each, maxPages: Math.ceil(longest / PAGE) };
 }
 
 /** Blocks that keep all bits that products use. */
@@ -113,6 +129,7 @@ export function openDecoding(device: Device, model: Model, params: ParamTree, o:
     recomputes: null,
     submit: (r) => engine.submit(r),
     stats: () => engine.stats(),
+    adapt: (differences) => adapt(passes, used, differences, weights === 'plain' ? null : wholeBlocks(o.compute)),
     close: async () => {
       await engine.close();
       passes.dispose();
@@ -120,6 +137,40 @@ export function openDecoding(device: Device, model: Model, params: ParamTree, o:
       disposeBlocks(used, params);
     },
   };
+}
+
+/** Factors lie in blocks as the weights do, so that a row's result is the same whatever rows are beside it. */
+async function adapt(
+  passes: Passes,
+  params: ParamTree,
+  differences: ReadonlyMap<string, LowRank>,
+  type: BlockType | null,
+): Promise<DecodingVariant> {
+  const own: Tensor[] = [];
+  const close = (): void => {
+    for (const t of own) t.dispose();
+  };
+  const block = (t: Tensor): Tensor => {
+    if (!type) return t;
+    const made = noGrad(() => quantise(t, type)).keep();
+    own.push(made);
+    return made;
+  };
+  try {
+    const by = new Map([...differences].map(([path, d]) => [path, { ...d, a: block(d.a), b: block(d.b) }]));
+    const variant = await passes.add(withLowRank(params, by));
+    const bytes = own.reduce((n, t) => n + t.storage.memory.bytes, 0);
+    return {
+      ...{ variant, bytes, differences: by },
+      close: () => {
+        passes.drop(variant);
+        close();
+      },
+    };
+  } catch (error) {
+    close();
+    throw error;
+  }
 }
 
 /** The small model with pages for as many full sequences as the large one serves. */

@@ -9,11 +9,14 @@ import { parseTrainConfig } from '../train/config.ts';
 import { objectiveOf } from '../train/objective.ts';
 import { Checkpoint, checkpointPath, latestCheckpoint, listCheckpoints } from '../train/run/checkpoint.ts';
 import { RunFolder } from '../train/run/folder.ts';
+import type { Verify } from '../train/run/manifest.ts';
 import { type LoadedModel, loadModel } from '../train/session.ts';
 
 export interface CheckpointChoice {
   /** By default the newest that is usable. */
   readonly step?: number;
+  /** Reads all of it for its checksums, also where that was done before. */
+  readonly verify?: boolean;
   /** Hears of newer ones that are not. */
   readonly warn?: (message: string) => void;
   /** The command that goes on with the run, for one that has no checkpoint yet. */
@@ -23,6 +26,7 @@ export interface CheckpointChoice {
 /** The checkpoint of a step, or the newest that is usable; `path` is how the run was named. */
 export async function chooseCheckpoint(run: RunFolder, path: string, o: CheckpointChoice = {}): Promise<Checkpoint> {
   const steps = listCheckpoints(run);
+  const verify: Verify = o.verify ? 'full' : 'once';
   if (steps.length === 0)
     throw new AnsatzError(`${path}: has no checkpoint to generate from`, o.resume ? { hint: o.resume } : {});
   if (o.step !== undefined) {
@@ -30,10 +34,10 @@ export async function chooseCheckpoint(run: RunFolder, path: string, o: Checkpoi
       throw new AnsatzError(`${path}: has no checkpoint of step ${o.step}`, {
         hint: `choose from ${steps.join(', ')}, or leave --step out for the newest`,
       });
-    return Checkpoint.load(checkpointPath(run, o.step));
+    return Checkpoint.load(checkpointPath(run, o.step), verify);
   }
   const problems: string[] = [];
-  const newest = await latestCheckpoint(run, { warn: (w) => problems.push(w.message) });
+  const newest = await latestCheckpoint(run, { verify, warn: (w) => problems.push(w.message) });
   if (!newest)
     throw new AnsatzError(`${path}: no checkpoint is usable: ${problems[0].replace(/; trying .*/, '')}`, {
       hint: 'restore one from a copy, or train again',

@@ -8,7 +8,8 @@ export class Recompute implements Decoding {
   private readonly context: number;
   private queue: Promise<unknown> = Promise.resolve();
   private closed = false;
-  private counts = { steps: 0, tokens: 0, waiting: 0 };
+  private readonly ending = new AbortController();
+  private counts = { steps: 0, tokens: 0, waiting: 0, paused: 0 };
 
   constructor(window: Window, context: number) {
     [this.window, this.context] = [window, context];
@@ -22,29 +23,41 @@ export class Recompute implements Decoding {
         `a prompt of ${request.prompt.length} tokens leaves no room in a context of ${this.context}`,
         { hint: 'shorten the prompt' },
       );
-    this.counts.waiting++;
-    const served = this.queue.then(() => {
-      this.counts.waiting--;
-      return this.serve(request);
-    });
-    this.queue = served.catch(() => {});
-    return served;
+    return this.turns(request, [...request.prompt]);
+  }
+
+  /** Turn after turn, between those of others while its reader is slow. */
+  private async turns(request: Request, tokens: number[]): Promise<Finished> {
+    for (;;) {
+      this.counts.waiting++;
+      const turn = this.queue.then(() => {
+        this.counts.waiting--;
+        return this.serve(request, tokens);
+      });
+      this.queue = turn.catch(() => {});
+      const finished = await turn;
+      if (finished) return finished;
+      this.counts.paused++;
+      await request.flow!.resumed(AbortSignal.any([this.ending.signal, ...(request.signal ? [request.signal] : [])]));
+      this.counts.paused--;
+    }
   }
 
   stats(): EngineStats {
-    const { steps, tokens, waiting } = this.counts;
+    const { steps, tokens, waiting, paused } = this.counts;
     const pages = { total: 0, free: 0, used: 0, cached: 0, hitTokens: 0, askedTokens: 0 };
-    return { steps, rows: steps, tokens, running: 0, waiting, preemptions: 0, drafted: 0, accepted: 0, pages };
+    return { steps, rows: steps, tokens, running: 0, waiting, paused, preemptions: 0, drafted: 0, accepted: 0, pages };
   }
 
   async close(): Promise<void> {
     this.closed = true;
+    this.ending.abort();
     await this.queue;
   }
 
-  private async serve(request: Request): Promise<Finished> {
-    const { prompt, maxTokens, picker, stop = [], signal, onToken, ahead = 0, scorePrompt } = request;
-    const tokens = [...prompt];
+  /** Goes on with a text; null when its reader has to take what there is first. */
+  private async serve(request: Request, tokens: number[]): Promise<Finished | null> {
+    const { prompt, maxTokens, picker, stop = [], signal, onToken, ahead = 0, scorePrompt, flow } = request;
     const finish = (reason: FinishReason): Finished => ({
       reason,
       promptTokens: prompt.length,
@@ -58,9 +71,12 @@ export class Recompute implements Decoding {
       return this.window.next(ids, ahead - 1);
     };
     await this.window.read(request.encoder ?? []);
-    for (let k = 1; scorePrompt && k < prompt.length; k++) scorePrompt(prompt[k], k, await next(prompt.slice(0, k)));
+    const fresh = tokens.length === prompt.length;
+    for (let k = 1; fresh && scorePrompt && k < prompt.length; k++)
+      scorePrompt(prompt[k], k, await next(prompt.slice(0, k)));
     for (;;) {
       if (this.closed || signal?.aborted) return finish('cancelled');
+      if (flow?.paused) return null;
       if (tokens.length - prompt.length >= maxTokens || tokens.length >= this.context) return finish('length');
       const pick = picker.pick(await next(tokens));
       if (!pick || stop.includes(pick.token)) return finish('stop');

@@ -11,9 +11,9 @@ import { noGrad, scope, trace, zeros } from '../tensor/index.ts';
 /**
  * matrix: rows are multiplied by it, y = x W^T. table: rows are read from it by id. shared: both (a tied embedding).
  * experts: the same as matrix, one for each group of rows; columns: the same with outputs in columns. factor: the factor E
- * of a factored matrix. kernel: of a convolution over modules. other: anything else.
+ * of a factored matrix; gate: its factor D. kernel: of a convolution over modules. other: anything else.
  */
-export type WeightUse = 'matrix' | 'table' | 'shared' | 'experts' | 'columns' | 'factor' | 'kernel' | 'other';
+export type WeightUse = 'matrix' | 'table' | 'shared' | 'experts' | 'columns' | 'factor' | 'gate' | 'kernel' | 'other';
 
 /** Uses of parameters by path; those that a pass over text does not touch are missing. */
 export function weightUses(model: Model): Map<string, WeightUse> {
@@ -55,6 +55,7 @@ function useIn(kernel: string, argument: number, ints: readonly number[]): Weigh
   // rows, groups, N, K, transB, most, compute
   if (kernel === 'grouped_matmul' && argument === 2 && ints[6] === 1) return ints[4] === 1 ? 'experts' : 'columns';
   if (kernel === 'factored_linear' && argument === 3) return 'factor';
+  if (kernel === 'factored_linear' && argument === 2) return 'gate';
   if (kernel === 'module_conv' && argument === 2) return 'kernel';
   return 'other';
 }

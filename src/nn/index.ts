@@ -7,6 +7,7 @@ import './positions.ts';
 
 export { Choices, choose, type ForwardContext, forwardContext, repeats, tap } from './context.ts';
 export { type KindConfig, kindSchema } from './kinds.ts';
+export { type LowRank, withLowRank } from './low-rank.ts';
 export * from './module.ts';
 export * from './parametrise.ts';
 export { type RowPass, type RowState, recent } from './rows.ts';

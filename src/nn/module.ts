@@ -12,9 +12,11 @@ export type Init =
 
 /**
  * What a parameter is for; parametrisations (muP) and optimiser groups read it.
- * embedding: one-hot in, width out. hidden: width in and out. output: width in, vocabulary out. vector: norms, biases.
+ * embedding: a fixed number in (one-hot tokens, units of a fixed layer), width out. hidden: width in and out. output: width
+ * in, a fixed number out (vocabulary, experts). vector: norms, biases, factors on single channels. constant: no axis grows
+ * with the width.
  */
-export type Role = 'embedding' | 'hidden' | 'output' | 'vector' | (string & {});
+export type Role = 'embedding' | 'hidden' | 'output' | 'vector' | 'constant' | (string & {});
 
 export interface ParamSpec {
   readonly shape: Shape;
@@ -38,6 +40,13 @@ export interface ParamSpec {
   readonly parts?: readonly number[];
   /** Whether the product is multiplied by Scales.logits: the output matrix of a head. */
   readonly logits?: boolean;
+  /** Of an output matrix that is none of a head: it may start at zero. Nothing is a tie then, and gradients reach it. */
+  readonly mayStartAtZero?: boolean;
+  /**
+   * Where the initial variance is 2 / (grows + fixed), of which only the first grows with the width: Glorot's, with a
+   * fixed number of inputs or outputs. Absent: it goes with the width as its role says.
+   */
+  readonly fans?: { readonly grows: number; readonly fixed: number };
 }
 
 export interface Module {

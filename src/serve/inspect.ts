@@ -12,10 +12,11 @@ import { allowsModel } from './auth/keys.ts';
 import { jsonBody } from './http/body.ts';
 import { type Ctx, type Env, type Limited, leaseModel, reserveTokens } from './http/exchange.ts';
 import { scopeGuard } from './http/guard.ts';
-import { type ModelCard, modelCard } from './model-card.ts';
+import { modelCard } from './model-card.ts';
 import type { Ask } from './models/generation.ts';
 import type { Registry } from './models/registry.ts';
 import type { ServedModel } from './models/served.ts';
+import type { ModelCard, WireCandidate, WireInspection, WireLayer } from './wire.ts';
 
 const inspectSchema = z.object({
   model: z.string().min(1).max(512),
@@ -96,14 +97,14 @@ async function inspect(c: Ctx, registry: Registry, limits: Limited): Promise<Res
   }
 }
 
-function answer(model: ServedModel, seen: Inspection, given: number): object {
+function answer(model: ServedModel, seen: Inspection, given: number): WireInspection {
   const { tokenizer } = model;
-  const named = (token: number, logprob: number | null): object => ({
+  const named = (token: number, logprob: number | null): WireCandidate => ({
     id: token,
     ...spelled(tokenizer, token),
     logprob,
   });
-  const tops = (k: number): object[] => seen.top[k].map((t) => named(t.token, t.logprob));
+  const tops = (k: number): WireCandidate[] => seen.top[k].map((t) => named(t.token, t.logprob));
   return {
     object: 'inspection',
     model: model.info.name,
@@ -112,7 +113,6 @@ function answer(model: ServedModel, seen: Inspection, given: number): object {
       top: tops(k),
       given: k + seen.cut < given,
     })),
-    /** What would follow. */
     next: tops(seen.tokens.length),
     cut: seen.cut,
     layers: seen.layers.map(packed),
@@ -126,8 +126,7 @@ function answer(model: ServedModel, seen: Inspection, given: number): object {
 
 const base64 = (bytes: Uint8Array): string => Buffer.from(bytes).toString('base64');
 
-/** Cells as base64 of bytes: a fifth of what numbers would take. */
-function packed({ cells, strength, active, ...rest }: LayerSeen): object {
+function packed({ cells, strength, active, ...rest }: LayerSeen): WireLayer {
   return {
     ...rest,
     cells: base64(cells),

@@ -1,37 +1,13 @@
 /** What there is to know of a model at a glance, from its run folder: nothing has to be opened for it. */
 import { buildModel } from '../model/model.ts';
 import { blockSlot, type ModelSpec } from '../model/spec.ts';
-import { countParams, flatten, type SlotConfig } from '../nn/index.ts';
+import { countParams, type SlotConfig } from '../nn/index.ts';
 import { parseTrainConfig } from '../train/config.ts';
 import { objectiveOf } from '../train/objective.ts';
 import { RunFolder } from '../train/run/folder.ts';
 import { FIM_MIDDLE } from '../tricks/fim/fim.ts';
 import type { ServedModel } from './models/served.ts';
-
-export interface ModelCard {
-  readonly id: string;
-  readonly object: 'model_card';
-  readonly parameters: number;
-  readonly layout: string;
-  readonly depth: number;
-  readonly width: number;
-  readonly context: number;
-  readonly vocab: number;
-  /** What stands in each slot, in the order of the blocks, each once. */
-  readonly kinds: Readonly<Record<'attention' | 'ffn' | 'positions' | 'norm', readonly string[]>>;
-  readonly objective: string;
-  readonly precision: string;
-  /** Bytes of the parameters in memory. */
-  readonly weightBytes: number;
-  /** Steps trained, and bits per byte on held-out text at the last evaluation. */
-  readonly step: number | null;
-  readonly bitsPerByte: number | null;
-  /** Whether it fills in text before a suffix. */
-  readonly infill: boolean;
-  readonly encoder: boolean;
-  /** Why it computes everything anew for each token; null: it does not. */
-  readonly recomputes: string | null;
-}
+import type { ModelCard } from './wire.ts';
 
 /** Options that say how large a part is. */
 const telling = ['heads', 'kvHeads', 'window', 'hidden', 'experts', 'active', 'block'];
@@ -58,7 +34,6 @@ export function modelCard(id: string, path: string, open: ServedModel | undefine
   const parameters = countParams(model);
   const { specials } = objectiveOf(config);
   const { step, bitsPerByte } = run.summary();
-  const held = open && flatten(open.opened.params).reduce((n, { tensor }) => n + tensor.storage.memory.bytes, 0);
   return {
     id,
     object: 'model_card',
@@ -71,7 +46,8 @@ export function modelCard(id: string, path: string, open: ServedModel | undefine
     kinds: kindsOf(spec),
     objective: objective.kind,
     precision,
-    weightBytes: held ?? 4 * parameters,
+    weightBytes: open?.weightBytes ?? 4 * parameters,
+    base: open?.base ?? null,
     step: open?.opened.checkpoint.step ?? (step > 0 ? step : null),
     bitsPerByte: bitsPerByte ?? null,
     infill: specials.includes(FIM_MIDDLE) || objective.kind === 'ul2' || (open ? hasHoleTokens(open) : false),

@@ -6,16 +6,19 @@ import type { AddressInfo } from 'node:net';
 import { join, resolve } from 'node:path';
 import { createAdaptorServer } from '@hono/node-server';
 import { AnsatzError } from '../backend/errors.ts';
+import { adapts } from '../infer/adapters.ts';
 import { type OpenRun, openRun } from '../infer/load.ts';
 import { disposeTree } from '../nn/index.ts';
+import { RunFolder } from '../train/run/folder.ts';
 import { createApp } from './app.ts';
 import { type KeyRecord, Keys } from './auth/keys.ts';
 import { Limits } from './auth/limits.ts';
 import { FileStore } from './files/store.ts';
 import { isLoopback } from './http/guard.ts';
 import { Observer, type RequestRecord } from './http/observe.ts';
+import { open } from './models/opening.ts';
 import { Registry } from './models/registry.ts';
-import { ServedModel, type ServingOptions } from './models/served.ts';
+import type { ServedModel, ServingOptions } from './models/served.ts';
 import { TuningJobs } from './tuning/jobs.ts';
 
 export interface NamedRun {
@@ -27,6 +30,8 @@ export interface ServerOptions extends ServingOptions {
   readonly runs: readonly NamedRun[];
   /** A run that guesses for all others. */
   readonly draft?: string;
+  /** Reads all weights for their checksums, also where they were found right before. */
+  readonly verify?: boolean;
   readonly host: string;
   /** 0: any that is free. */
   readonly port: number;
@@ -74,11 +79,14 @@ export async function startServer(o: ServerOptions): Promise<RunningServer> {
     if (draft) disposeTree(draft.params);
   };
   try {
-    if (o.draft !== undefined) draft = await openRun(o.draft, { warn: o.warn });
-    for (const { name, path } of o.runs) {
-      const opened = await openRun(path, { warn: o.warn });
-      const created = Math.floor(Date.parse(opened.run.created) / 1000) || 0;
-      registry.add(new ServedModel({ name, created, owner: 'ansatz', tuned: false }, opened, o, draft));
+    if (o.draft !== undefined) draft = await openRun(o.draft, { verify: o.verify, warn: o.warn });
+    // Adapters come after the models that they may stand beside.
+    const own: ServedModel[] = [];
+    for (const { name, path } of [...o.runs].sort((a, b) => +isAdapter(a.path) - +isAdapter(b.path))) {
+      const created = Math.floor(Date.parse(RunFolder.open(path).created) / 1000) || 0;
+      const info = { name, created, owner: 'ansatz', tuned: false };
+      own.push(await open(info, path, own, o, { verify: o.verify, warn: o.warn, draft }));
+      registry.add(own[own.length - 1]);
     }
     const data = resolve(o.data);
     mkdirSync(data, { recursive: true });
@@ -120,6 +128,8 @@ export async function startServer(o: ServerOptions): Promise<RunningServer> {
     throw error;
   }
 }
+
+const isAdapter = (path: string): boolean => adapts(path) !== null;
 
 function refuseTwins(runs: readonly NamedRun[]): void {
   const names = runs.map((r) => r.name);

@@ -9,6 +9,7 @@ useGradOps({
   add,
 });
 
+export { AdaptedTensor } from './adapted.ts';
 export { type Captured, capture, trace } from './capture.ts';
 export { custom } from './custom.ts';
 export { type Aval, type GradContext, type Op, opTable } from './op.ts';
@@ -39,6 +40,7 @@ export * from './ops/paged-conv.ts';
 export * from './ops/paged-lsh.ts';
 export * from './ops/paged-vectors.ts';
 export { type BlockType, blockTypes, dequantise, isBlock, quantise } from './ops/quant.ts';
+export { type ConvPart, moduleConvRows } from './ops/quant-rows.ts';
 export * from './ops/quant-units.ts';
 export * from './ops/random.ts';
 export * from './ops/reduce.ts';

@@ -118,6 +118,10 @@ export function apply<P>(op: Op<P>, inputs: Inputs, params: P): Tensor[] {
     if (!op.blocks && isBlock(t.dtype)) refuseBlocks(op.name, k, t);
     if (t.requiresGrad) wantsGrad = true;
   }
+  if (op.inPlace && inputs[0]?.storage.memory.readOnly)
+    throw new AnsatzError(`${op.name}: the weights of a file that is used in place cannot be changed`, {
+      hint: 'train from a run with `ansatz train --from RUN`: that copies them',
+    });
   if (first === null) throw new AnsatzError(`${op.name}: no input tensor`);
 
   const avals = op.infer(inputs, params);

@@ -1,5 +1,5 @@
 /** A contiguous row-major array on a device. Tensors are values: ops make new ones (optimisers are the exception). */
-import type { Arg, Device } from '../backend/device.ts';
+import type { Arg, Device, Memory } from '../backend/device.ts';
 import {
   type DType,
   type ElementType,
@@ -47,6 +47,11 @@ export class Tensor {
   static empty(device: Device, dtype: DType, shape: Shape): Tensor {
     const { dtype: held, elements } = storageOf(dtype, shape);
     return new Tensor(new Storage(device, device.allocate(held, elements)), dtype, shape);
+  }
+
+  /** A tensor over memory that holds its values. */
+  static over(device: Device, memory: Memory, dtype: DType, shape: Shape): Tensor {
+    return new Tensor(new Storage(device, memory), dtype, shape);
   }
 
   /** A tensor from numbers (rounded to the dtype). */

@@ -6,8 +6,8 @@ import { freemem } from 'node:os';
 import type { KernelCall } from '../backend/device.ts';
 import { AnsatzError } from '../backend/errors.ts';
 import { MetaDevice } from '../backend/meta/device.ts';
-import { countParams, declared, forwardContext, initialise, isTrainable } from '../nn/index.ts';
-import { noGrad, scope, sizeOfShape, trace } from '../tensor/index.ts';
+import { countParams, declared, forwardContext, initialise, isTrainable, type ParamTree } from '../nn/index.ts';
+import { noGrad, scope, sizeOfShape, Tensor, trace } from '../tensor/index.ts';
 import type { TrainConfig } from './config.ts';
 import { objectiveOf, positionsOf } from './objective.ts';
 import { trainedModel } from './session.ts';
@@ -41,7 +41,7 @@ export interface Account {
 }
 
 const productKernels = new Set([
-  'block_attention',
+  ...['quant_matmul', 'quant_grouped_matmul'],
   ...['block_attention', 'lsh_attention'],
   ...['matmul', 'attention', 'linear_cross_entropy', 'conv1d', 'grouped_matmul'],
   ...['block_gate', 'factored_linear', 'factored_cross_entropy', 'module_conv', 'short_conv', 'long_conv'],
@@ -51,12 +51,17 @@ const productKernels = new Set([
 export const productFlops = (calls: readonly KernelCall[]): number =>
   calls.reduce((n, c) => n + (productKernels.has(c.kernel) ? (c.cost?.flops ?? 0) : 0), 0);
 
-/** Accounts for a training configuration. Allocates and computes nothing. */
-export function accountFor(config: TrainConfig): Account {
+/**
+ * Accounts for a training configuration. Allocates and computes nothing.
+ * @param base parameters of the quantised run that it adapts
+ */
+export function accountFor(config: TrainConfig, base?: ParamTree): Account {
   const device = new MetaDevice();
   const model = trainedModel(config);
   const length = config.length ?? config.model.context;
-  const params = initialise(model, device, config.seed);
+  const params = base
+    ? { ...withoutValues(base, device), ...initialise({ children: { lora: model.children!.lora } }, device, 0) }
+    : initialise(model, device, config.seed);
   const parameterBytes = device.memory().liveBytes;
   const objective = objectiveOf(config, length);
   const tokens = config.batch * positionsOf(objective);
@@ -101,6 +106,15 @@ export function accountFor(config: TrainConfig): Account {
     },
   };
 }
+
+/** A tree of the same shapes and types. */
+const withoutValues = (tree: ParamTree, device: MetaDevice): ParamTree =>
+  Object.fromEntries(
+    Object.entries(tree).map(([name, t]) => [
+      name,
+      t instanceof Tensor ? Tensor.empty(device, t.dtype, t.shape) : withoutValues(t, device),
+    ]),
+  );
 
 /** Bytes that this process may still take: the system's, or its container's limit. */
 export function availableBytes(): number {

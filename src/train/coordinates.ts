@@ -30,6 +30,12 @@ export interface Coordinate {
   /** Least-squares slopes of log2 of those on log2 size. */
   readonly levelSlope: number;
   readonly changeSlope: number;
+  /**
+   * Of outputs: the root of the mean product of two seeds' values, and its slope. What one start leaves in them by chance
+   * falls with width^-1/2 while all that was learned stays, and this is the size of the latter alone (0: none was found).
+   */
+  readonly shared?: readonly number[];
+  readonly sharedSlope?: number;
 }
 
 export interface CoordinateResult {
@@ -40,6 +46,11 @@ export interface CoordinateResult {
 }
 
 type Sizes = Map<string, { level: number; change: number }>;
+
+/** The activation that is the same function of the batch for every start, once the model is wide. */
+const OUTPUT = 'logits';
+/** Values of it that are kept for each seed and step. */
+const KEPT = 1 << 16;
 
 /** Layers of different depth have no names in common: what stands in blocks is averaged over them. */
 function grouped(values: Sizes, byDepth: boolean): Sizes {
@@ -72,7 +83,7 @@ async function trajectory(
   config: TrainConfig,
   { steps, edit }: CoordinateOptions,
   byDepth: boolean,
-): Promise<{ losses: number[]; sizes: Sizes[] }> {
+): Promise<{ losses: number[]; sizes: Sizes[]; outputs: Float32Array[] }> {
   const device = openDevice(config.device);
   const length = rowLength(config);
   const model = buildModel(config.model);
@@ -91,12 +102,13 @@ async function trajectory(
       const size = (x: Tensor): Tensor => mean(abs(cast(x, 'f32')));
       const level = stack(names.map((n) => size(now.get(n)!)));
       const change = stack(names.map((n) => size(sub(cast(now.get(n)!, 'f32'), cast(start.result[n], 'f32')))));
-      return { level, change };
+      return { level, change, output: now.get(OUTPUT)! };
     }),
   );
   const step = new TrainStep(device, model, params, config, length);
   const losses: number[] = [];
   const sizes: Sizes[] = [];
+  const outputs: Float32Array[] = [];
   try {
     for (let t = 0; t <= steps; t++) {
       if (t > 0) losses.push((await step.run(t - 1, [tokens])).loss);
@@ -104,16 +116,35 @@ async function trajectory(
       const [level, change] = [await measure.result.level.data(), await measure.result.change.data()];
       const all = new Map(names.map((n, k) => [n, { level: level[k], change: change[k] }]));
       sizes.push(grouped(all, byDepth));
+      outputs.push(some((await measure.result.output.data()) as Float32Array));
     }
   } finally {
     step.dispose();
     measure.dispose();
     start.dispose();
-    for (const t of [...Object.values(start.result), measure.result.level, measure.result.change]) t.dispose();
+    for (const t of [...Object.values(start.result), ...Object.values(measure.result)]) t.dispose();
     batch.dispose();
     disposeTree(params);
   }
-  return { losses, sizes };
+  return { losses, sizes, outputs };
+}
+
+/** At most KEPT values from all over. The distance is odd, so that it does not keep step with the vocabulary. */
+function some(all: Float32Array): Float32Array {
+  const every = Math.ceil(all.length / KEPT) | 1;
+  return Float32Array.from({ length: Math.ceil(all.length / every) }, (_, k) => all[k * every]);
+}
+
+/** Root of the mean product over all pairs of seeds; NaN when there is one only. */
+export function sharedSize(seeds: readonly Float32Array[]): number {
+  let [sum, count] = [0, 0];
+  seeds.forEach((a, k) => {
+    for (const b of seeds.slice(k + 1)) {
+      for (let i = 0; i < a.length; i++) sum += a[i] * b[i];
+      count += a.length;
+    }
+  });
+  return count ? Math.sqrt(Math.max(0, sum / count)) : Number.NaN;
 }
 
 /** Slope of y on x by least squares. */
@@ -146,6 +177,7 @@ export async function coordinates(options: CoordinateOptions): Promise<Coordinat
       const log = (what: 'level' | 'change'): number[] =>
         runs.map((r) => r.reduce((s, { sizes: at }) => s + Math.log2(at[t].get(name)![what]), 0) / r.length);
       const [level, change] = [log('level'), log('change')];
+      const shared = name === OUTPUT && seeds > 1 ? runs.map((r) => sharedSize(r.map((one) => one.outputs[t]))) : null;
       result.push({
         name,
         step: t,
@@ -153,6 +185,7 @@ export async function coordinates(options: CoordinateOptions): Promise<Coordinat
         change: change.map((x) => 2 ** x),
         levelSlope: slope(logSizes, level),
         changeSlope: t === 0 ? 0 : slope(logSizes, change),
+        ...(shared && { shared, sharedSlope: slope(logSizes, shared.map(Math.log2)) }),
       });
     }
   const losses = runs.map((r) =>
@@ -167,7 +200,10 @@ export interface Band {
   /** Largest |slope|; `noisy` for scores and router logits. */
   readonly limit: number;
   readonly noisy: number;
-  /** How far the slopes of final and router logits may fall below zero when they do not start at zero: they begin at size^-1/2. */
+  /**
+   * How far the slopes may fall below zero of what holds a random part, which goes with size^-1/2: final logits, of which
+   * the part that seeds share may not, and router logits that do not start at zero.
+   */
   readonly transient: number;
   /** The same for attention scores, when heads grow wider. */
   readonly fadingScores?: boolean;
@@ -181,6 +217,8 @@ export interface Verdict {
   /** Worst slopes from step `from` on. */
   readonly level: number;
   readonly change: number;
+  /** Of what seeds share; NaN when it vanished at some size. */
+  readonly shared?: number;
   readonly ok: boolean;
 }
 
@@ -194,16 +232,23 @@ export function judge({ coordinates: all }: CoordinateResult, band: Band = defau
     const output = /(^logits|router)$/.test(name) || (/attention\.logits$/.test(name) && band.fadingScores);
     const limit = /(attention\.logits|router)$/.test(name) ? band.noisy : band.limit;
     const seen = all.filter((c) => c.name === name && c.step >= band.from);
-    const level = worst(seen.map((c) => c.levelSlope).filter(Number.isFinite));
-    const change = worst(seen.map((c) => c.changeSlope).filter(Number.isFinite));
-    const low = output && random ? -band.transient : -limit;
+    const alive = seen.filter((c) => c.level.some((x) => x > 0));
+    const levels = alive.map((c) => c.levelSlope).filter(Number.isFinite);
+    const changes = alive.map((c) => c.changeSlope).filter(Number.isFinite);
+    const shared = alive.flatMap((c) => (c.sharedSlope === undefined ? [] : [c.sharedSlope]));
+    const fading = (output && random) || shared.length > 0;
+    const low = fading ? -band.transient : -limit;
     const finite = seen.every((c) => [...c.level, ...c.change].every(Number.isFinite));
     return {
       name,
       limit,
-      level,
-      change,
-      ok: finite && Math.max(change, level) <= limit && Math.min(change, level) >= low,
+      level: worst(levels),
+      change: worst(changes),
+      ...(shared.length && { shared: shared.every(Number.isFinite) ? worst(shared) : Number.NaN }),
+      ok:
+        finite &&
+        [...levels, ...changes].every((x) => x >= low && x <= limit) &&
+        shared.every((x) => Math.abs(x) <= limit),
     };
   });
 }

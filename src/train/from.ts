@@ -5,6 +5,7 @@ import type { HostArray } from '../backend/dtype.ts';
 import { AnsatzError } from '../backend/errors.ts';
 import { Tokenizer } from '../data/tokenizer/index.ts';
 import type { Model } from '../model/model.ts';
+import { baseNoteOf } from './base.ts';
 import { adapterSchema, withDifferences } from './lora.ts';
 import type { TrainedParam } from './optimisers/index.ts';
 import { latestCheckpoint } from './run/checkpoint.ts';
@@ -39,6 +40,10 @@ export async function startFrom(
   const run = RunFolder.open(path);
   const checkpoint = await latestCheckpoint(run);
   if (!checkpoint) throw new AnsatzError(`${path}: has no checkpoint to start from`);
+  if (baseNoteOf(checkpoint))
+    throw new AnsatzError(`${path}: adapts a quantised run, and has differences of low rank only`, {
+      hint: 'start from the run that the quantised one was made from',
+    });
   const own = join(run.path, 'tokenizer.json');
   if (existsSync(own)) sameIds(Tokenizer.fromFile(own), tokenizer, path);
   const stored = await checkpoint.tensors('model');
@@ -99,7 +104,8 @@ export async function startFrom(
 const growsByRows = (from: readonly number[], to: readonly number[]): boolean =>
   from.length === to.length && from[0] < to[0] && from.slice(1).join() === to.slice(1).join();
 
-function sameIds(old: Tokenizer, now: Tokenizer, path: string): void {
+/** @throws AnsatzError when an id means something else in two tokenizers. */
+export function sameIds(old: Tokenizer, now: Tokenizer, path: string): void {
   for (let id = 0; id < old.vocabSize; id++)
     if (id < now.vocabSize && old.idToToken(id) !== now.idToToken(id))
       throw new AnsatzError(`${path}: was trained with another tokenizer: token ${id} means something else there`, {

@@ -3,12 +3,15 @@
  * difference (alpha / rank) B A of low rank. It is a function over a model's parameters: W + (alpha / rank) B A is
  * computed in the step, from tensors that have gradients and one that has not, so layers know nothing of it. Only A
  * and B have gradients that are kept, and optimiser state.
+ *
+ * The other run may be quantised (QLoRA, Dettmers et al. 2023): its weights stay in their blocks, and a product adds
+ * (alpha / rank) (x A^T) B^T to theirs (AdaptedTensor).
  */
 import { z } from 'zod';
 import { AnsatzError } from '../backend/errors.ts';
 import type { EncoderPart, Model } from '../model/model.ts';
 import { declared, type Module, type NamedParam, type ParamSpec, type ParamTree } from '../nn/index.ts';
-import { matmul, Tensor } from '../tensor/index.ts';
+import { AdaptedTensor, type BlockType, isBlock, matmul, noGrad, quantise, Tensor } from '../tensor/index.ts';
 import type { TensorFile } from './stored.ts';
 
 export const adapterSchema = z.strictObject({
@@ -22,7 +25,7 @@ export const adapterSchema = z.strictObject({
 export type AdapterConfig = z.output<typeof adapterSchema>;
 
 const ROOT = 'lora';
-const scaleOf = ({ rank, alpha = 2 * rank }: AdapterConfig): number => alpha / rank;
+export const scaleOf = ({ rank, alpha = 2 * rank }: AdapterConfig): number => alpha / rank;
 
 const isTarget = ({ path, spec }: NamedParam, { targets }: AdapterConfig): boolean =>
   spec.role === 'hidden' &&
@@ -77,7 +80,8 @@ export function withLora(model: Model, adapter: AdapterConfig): Model {
         else if (!adapted.has(path)) out[name] = value;
         else {
           const { a, b } = factor as Record<'a' | 'b', Tensor>;
-          out[name] = matmul(b, a, { alpha: scale, addend: value, compute: 'f32', out: 'f32' });
+          if (isBlock(value.dtype)) out[name] = new AdaptedTensor(value, a, b, scale);
+          else out[name] = matmul(b, a, { alpha: scale, addend: value, compute: 'f32', out: 'f32' });
         }
       }
       return out;
@@ -108,6 +112,47 @@ export function withLora(model: Model, adapter: AdapterConfig): Model {
   };
 }
 
+/**
+ * The parameters of a quantised run with the differences of a file beside them, for inference: in blocks as well, so that
+ * a row's result depends on nothing beside it.
+ */
+export async function beside(
+  params: ParamTree,
+  file: TensorFile,
+  adapter: AdapterConfig,
+  type: BlockType,
+): Promise<ParamTree> {
+  const names = new Set(file.names);
+  const factor = async (name: string, { device }: Tensor): Promise<Tensor> => {
+    const values = (await file.read(name)) as Float32Array;
+    const plain = Tensor.from(device, values, file.info(name).shape);
+    const packed = noGrad(() => quantise(plain, type)).keep();
+    plain.dispose();
+    return packed;
+  };
+  const walk = async (tree: ParamTree, prefix: string): Promise<ParamTree> => {
+    const out: Record<string, Tensor | ParamTree> = {};
+    for (const [name, value] of Object.entries(tree)) {
+      const path = prefix + name;
+      if (!(value instanceof Tensor)) out[name] = await walk(value, `${path}.`);
+      else if (!names.has(`${ROOT}.${path}.a`)) out[name] = value;
+      else {
+        const [a, b] = [await factor(`${ROOT}.${path}.a`, value), await factor(`${ROOT}.${path}.b`, value)];
+        out[name] = new AdaptedTensor(value, a, b, scaleOf(adapter));
+      }
+    }
+    return out;
+  };
+  return walk(params, '');
+}
+
+/** Matrices that a checkpoint has differences for: their paths, and the names of the factors. */
+export const adaptedIn = (names: readonly string[]): { path: string; a: string; b: string }[] =>
+  names.flatMap((a) => {
+    const path = /^lora\.(.*)\.a$/.exec(a)?.[1];
+    return path === undefined ? [] : [{ path, a, b: `${ROOT}.${path}.b` }];
+  });
+
 /** A checkpoint's tensors with the differences added to the matrices that they are for. */
 export function withDifferences(file: TensorFile, adapter: AdapterConfig | undefined): TensorFile {
   if (!adapter) return file;
@@ -123,6 +168,8 @@ export function withDifferences(file: TensorFile, adapter: AdapterConfig | undef
     path: file.path,
     names: file.names.filter((name) => !name.startsWith(`${ROOT}.`)),
     info: (name) => file.info(name),
+    ...(file.fd === undefined ? {} : { fd: file.fd }),
+    changes: (name) => names.has(`${ROOT}.${name}.a`),
     read: async (name) => {
       const w = await file.read(name);
       await add(name, w as Float32Array, 0);

@@ -57,13 +57,25 @@ type Span = [begin: number, end: number];
 const MAX_HEADER_BYTES = 100_000_000;
 const METADATA = '__metadata__';
 
+/** Where tensors start, so that a mapped file can be used as it is: on lines of the cache, large ones on pages. */
+const [LINE, PAGE] = [64, 4096];
+
 /**
- * Order and offsets of the tensors of a new file: wide elements first, then by name (the reference implementation's
- * order). Together with a header padded to 8 bytes it puts every tensor on a multiple of its element size.
+ * Order and offsets of the tensors of a new file. Those that are whole pages come first, then those that are whole lines:
+ * the format allows no holes, and so all of these start on such a multiple (weights in blocks are whole lines always).
+ * Otherwise wide elements first, then by name: the reference implementation's order, which puts the rest on multiples of
+ * their element size.
  */
 export function planLayout(path: string, tensors: readonly TensorSource[]): { order: TensorSource[]; spans: Span[] } {
+  const rank = ({ shape, dtype }: TensorSource): number => {
+    const bytes = sizeOf(shape, dtype) ?? 0;
+    return bytes % LINE ? 2 : bytes % PAGE ? 1 : 0;
+  };
   const order = [...tensors].sort(
-    (a, b) => elementBytes(b.dtype) - elementBytes(a.dtype) || (a.name < b.name ? -1 : a.name > b.name ? 1 : 0),
+    (a, b) =>
+      rank(a) - rank(b) ||
+      elementBytes(b.dtype) - elementBytes(a.dtype) ||
+      (a.name < b.name ? -1 : a.name > b.name ? 1 : 0),
   );
   const seen = new Set<string>();
   const spans: Span[] = [];
@@ -87,7 +99,10 @@ export function headerOf(order: readonly TensorSource[], spans: readonly Span[],
   // Assembled by hand, because an object would move names that look like integers to the front.
   const json = `{${entries.map(([key, value]) => `${JSON.stringify(key)}:${JSON.stringify(value)}`).join(',')}}`;
   const text = Buffer.from(json, 'utf8');
-  const padded = Math.ceil(text.byteLength / 8) * 8;
+  // The data starts on a page in large files: what the padding takes does not count there.
+  const total = spans.length > 0 ? spans[spans.length - 1][1] : 0;
+  const multiple = total > 256 * PAGE ? PAGE : LINE;
+  const padded = Math.ceil((8 + text.byteLength) / multiple) * multiple - 8;
   const header = Buffer.alloc(8 + padded, ' ');
   header.writeBigUInt64LE(BigInt(padded), 0);
   text.copy(header, 8);

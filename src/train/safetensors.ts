@@ -115,6 +115,11 @@ export class SafetensorsFile {
     return [...this.tensors.keys()];
   }
 
+  /** Of the open file, while it is open. */
+  get fd(): number {
+    return this.#file.fd;
+  }
+
   info(name: string): TensorInfo {
     const info = this.tensors.get(name);
     if (!info) throw new AnsatzError(`${this.path}: has no tensor "${name}"${this.#nearest(name)}`);

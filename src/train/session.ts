@@ -12,10 +12,11 @@ import { openTokens } from '../data/shards.ts';
 import { reserveSpecials, Tokenizer } from '../data/tokenizer/index.ts';
 import { createBatch, type TokenBatch, type TokenData } from '../data/types.ts';
 import { buildModel, type Model } from '../model/model.ts';
-import { declared, initialise, type ParamTree } from '../nn/index.ts';
+import { initialise, type ParamTree } from '../nn/index.ts';
 import type { Tensor } from '../tensor/index.ts';
+import { baseNoteOf, baseOf, type QuantisedBase } from './base.ts';
 import { parseTrainConfig, type TrainConfig } from './config.ts';
-import { withDifferences, withLora } from './lora.ts';
+import { beside, withDifferences, withLora } from './lora.ts';
 import { objectiveOf, rowLength, vocabularyOf } from './objective.ts';
 import { canonicalJson, type JsonObject } from './run/canonical.ts';
 import type { Checkpoint } from './run/checkpoint.ts';
@@ -144,12 +145,15 @@ export function trainedModel({ model, adapter }: Pick<TrainConfig, 'model' | 'ad
   return adapter ? withLora(built, adapter) : built;
 }
 
-/** A model with fresh parameters for a config. */
-export function freshModel(input: unknown): LoadedModel {
+/** A model with fresh parameters for a config; of a quantised base only the differences are new. */
+export function freshModel(input: unknown, base: QuantisedBase | null = null): LoadedModel {
   const config = parseTrainConfig(input);
   const device = openDevice(config.device);
   const model = trainedModel(config);
-  return { device, config, model, params: initialise(model, device, config.seed) };
+  if (!base) return { device, config, model, params: initialise(model, device, config.seed) };
+  const { lora } = model.children!;
+  const own = initialise({ children: { lora } }, device, config.seed);
+  return { device, config, model, params: { ...base.params, ...own } };
 }
 
 /** A model with a checkpoint's parameters, in the types that they are stored in; an adapter's are added to its base's. */
@@ -157,13 +161,24 @@ export async function loadModel(input: unknown, checkpoint: Checkpoint): Promise
   const config = parseTrainConfig(input);
   const device = openDevice(config.device);
   const model = buildModel(config.model);
+  const note = baseNoteOf(checkpoint);
   const file = await checkpoint.tensors('model');
   try {
+    if (note && config.adapter) {
+      const base = await baseOf(config, device, note);
+      const params = await beside(
+        base.params,
+        file,
+        config.adapter,
+        config.precision === 'bf16' ? 'bf16x16' : 'f32x16',
+      );
+      return { device, config, model, params };
+    }
     return {
       device,
       config,
       model,
-      params: await storedParams(withDifferences(file, config.adapter), declared(model), device),
+      params: await storedParams(withDifferences(file, config.adapter), model, device),
     };
   } finally {
     await file.close();

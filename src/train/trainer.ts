@@ -3,15 +3,17 @@ import { mkdirSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { AnsatzError } from '../backend/errors.ts';
+import { openDevice } from '../backend/index.ts';
 import type { Loader } from '../data/loader.ts';
 import { writeAtomically } from '../data/shards-write.ts';
 import type { TokenBatch } from '../data/types.ts';
-import { disposeTree } from '../nn/index.ts';
+import { disposeTree, isTrainable } from '../nn/index.ts';
 import { type Account, accountFor, refuseWhatDoesNotFit } from './account.ts';
+import { type BaseNote, baseNoteOf, baseToTrainOn, type QuantisedBase } from './base.ts';
 import { parseTrainConfig, type TrainConfig } from './config.ts';
 import type { Teacher } from './distil.ts';
 import { type HeldOutLoss, heldOutLoss } from './evaluate.ts';
-import { startFrom } from './from.ts';
+import { sameIds, startFrom } from './from.ts';
 import { trainBatch } from './objective.ts';
 import { measurePeak } from './peak.ts';
 import { type Checkpoint, latestCheckpoint, supersedeAfter } from './run/checkpoint.ts';
@@ -49,9 +51,12 @@ export async function train(run: RunFolder, options: TrainOptions = {}): Promise
   const lock = run.lock();
   const log = run.openEvents();
   try {
-    const teacher = await openTeacher(parseTrainConfig(run.config));
+    const config = parseTrainConfig(run.config);
+    const newest = options.resume ? await latestCheckpoint(run, { verify: 'size' }) : undefined;
+    const base = await baseToTrainOn(config, openDevice(config.device), newest && baseNoteOf(newest));
+    const teacher = await openTeacher(config);
     try {
-      return await new Trainer(run, log, options, teacher).run();
+      return await new Trainer(run, log, options, base, teacher).run();
     } finally {
       if (teacher) disposeTree(teacher.params);
     }
@@ -75,19 +80,31 @@ class Trainer {
   private at: Progress = { step: 0, tokens: 0, lossTokens: 0, elapsed: 0, skipsInARow: 0 };
   private loss = Number.NaN;
   private savedStep = -1;
+  private readonly quantised: QuantisedBase | null;
 
-  constructor(folder: RunFolder, log: EventWriter, options: TrainOptions, teacher?: Teacher) {
+  get base(): BaseNote | null {
+    return this.quantised?.note ?? null;
+  }
+
+  constructor(
+    folder: RunFolder,
+    log: EventWriter,
+    options: TrainOptions,
+    base: QuantisedBase | null = null,
+    teacher?: Teacher,
+  ) {
     this.folder = folder;
+    this.quantised = base;
     this.log = log;
     this.options = options;
     this.config = parseTrainConfig(folder.config);
-    this.account = accountFor(this.config);
+    this.account = accountFor(this.config, base?.params);
     refuseWhatDoesNotFit(this.account, this.config.device);
     this.data = openRunData(this.config);
     const length = rowLength(this.config);
     try {
       this.loader = trainLoader(this.config, this.data);
-      this.loaded = freshModel(this.config);
+      this.loaded = freshModel(this.config, base);
     } catch (error) {
       this.data.close();
       throw error;
@@ -194,7 +211,8 @@ class Trainer {
         why: `the kernels in use are those for ${level}`,
       });
     const { from, distil } = this.config;
-    if (from !== undefined) await this.startFrom(from);
+    if (this.quantised) this.onBase(this.quantised);
+    else if (from !== undefined) await this.startFrom(from);
     else if (distil?.start === 'layers') await this.startFrom(distil.teacher, sparserLayers);
   }
 
@@ -211,6 +229,14 @@ class Trainer {
       fresh: [...fresh],
       unused: [...unused],
     });
+  }
+
+  /** The weights of a quantised run are used where they are. */
+  private onBase({ note: { run, step }, tokenizer }: QuantisedBase): void {
+    if (tokenizer) sameIds(tokenizer, this.data.tokenizer, run);
+    const fresh = this.step.params.filter(isTrainable).map((p) => p.path);
+    const copied = this.step.params.length - fresh.length;
+    this.emit({ event: 'started-from', run, step, copied, grown: [], fresh, unused: [] });
   }
 
   /** Says what is about to happen; returns the rate that utilisation is measured against. */
@@ -303,7 +329,7 @@ class Trainer {
   }
 
   private async restore(checkpoint: Checkpoint): Promise<void> {
-    this.at = await restoreRun(checkpoint, this.step, this.loader);
+    this.at = await restoreRun(checkpoint, this);
     const { step } = this.at;
     this.savedStep = step;
     await supersedeAfter(this.folder, step);

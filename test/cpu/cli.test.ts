@@ -13,9 +13,9 @@ const FLAGS: Record<string, string> = {
   ansatz: '--version --help',
   'train <recipe>': '--data --out --steps --seconds --seed --set --from --resume --json --plain --help',
   'generate <run>':
-    '--prompt --context --specials --mode --max-tokens --temperature --top-k --top-p --seed --step --json --plain --help',
+    '--prompt --context --specials --mode --max-tokens --temperature --top-k --top-p --seed --step --verify --json --plain --help',
   'evaluate <run>':
-    '--objective --by-position --length --scaling --blockwise --cross-documents --max-tokens --data --step --json --plain --help',
+    '--objective --by-position --length --scaling --blockwise --cross-documents --cache --max-tokens --data --step --verify --json --plain --help',
   'inspect [recipe]': '--set --json --plain --help',
   'plan [recipe]': '--spec --batch --set --json --plain --help',
   'prepare <paths...>': '--out --vocab --tokenizer --cap --seed --json --plain --help',
@@ -24,7 +24,7 @@ const FLAGS: Record<string, string> = {
   'mup transfer [recipe]':
     '--widths --depths --seeds --steps --grow --grow-field --set --svg --rates --limit --data --json --plain --help',
   'lab first-look <texts...>': '--out --run --minutes --seeds --only --cap --width --workers --json --plain --help',
-  'export <run>': '--to --out --type --step --json --plain --help',
+  'export <run>': '--to --out --type --step --verify --json --plain --help',
   'import <folder>': '--out --context --json --plain --help',
   'quantize <run>':
     '--bits --method --embedding-bits --damp --calibrate --out --data --max-tokens --seconds --step --json --plain --help',
@@ -33,7 +33,7 @@ const FLAGS: Record<string, string> = {
   'distill <teacher> [recipe]':
     '--config --data --out --steps --seconds --seed --set --lambda --temperature --start --max-tokens --measure --json --plain --help',
   'serve [runs...]':
-    '--host --port --data --key --keys --new-key --requests-per-minute --tokens-per-minute --cors --draft --lookup --sequences --queue --cache-bytes --max-body --json --plain --help',
+    '--host --port --data --key --keys --new-key --requests-per-minute --tokens-per-minute --cors --verify --draft --lookup --sequences --queue --cache-bytes --max-body --json --plain --help',
   'quickstart ': '--folder --seconds --out --seed --json --plain --help',
 };
 const COMMANDS = [

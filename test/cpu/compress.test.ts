@@ -237,6 +237,39 @@ describe('whole models', () => {
       }
     });
 
+  test('sparse: units, factors and convolutions in 8 and 4 bits cost little; what there is to calibrate is', async () => {
+    const model = {
+      attention: { kind: 'sparse-qkv', heads: 4, modules: 4, output: 'dense' },
+      ffn: { kind: 'sparse-ffn', hidden: 256, block: 16 },
+      ...{ head: { kind: 'factored', modules: 4 }, tied: false, width: 64 },
+    } as const;
+    const folder = join(root, 'sparse');
+    await trainWhole(folder, tinyConfig(data, { steps: 150, model }));
+    const { loaded, text } = await opened(folder);
+    const calibration = calibrationOf(loaded, text, 2048);
+    const loss = async (params: LoadedModel['params']): Promise<number> =>
+      (await heldOutLoss({ ...loaded, params }, loaded.config, text, 4000)).loss;
+    const own = await loss(loaded.params);
+    for (const [options, most] of [
+      [quantize({ bits: 8, method: 'rtn' }), 1.002],
+      [quantize({ method: 'rtn' }), 1.02],
+      [quantize(), 1.02],
+    ] as const) {
+      const { params, report } = await quantizeModel(loaded, options, calibration);
+      const after = await loss(params);
+      assert.ok(after / own < most && after / own > 0.98, `${JSON.stringify(options)}: ${own} to ${after}`);
+      assert.equal(report.passes, options.method === 'gptq' ? 1 : 0);
+      assert.ok(weightBytes(params) < (options.bits === 8 ? 0.45 : 0.4) * weightBytes(loaded.params));
+      const parameters = Object.values(report.types).reduce((a, b) => a + b, 0);
+      assert.equal(
+        parameters,
+        flatten(loaded.params).reduce((n, p) => n + p.tensor.size, 0),
+      );
+    }
+    calibration.dispose();
+    text.close();
+  });
+
   test('calibration leaves nothing behind, and is the same every time', async () => {
     const { loaded, text } = await opened(join(root, 'run'));
     const calibration = calibrationOf(loaded, text, 1000);

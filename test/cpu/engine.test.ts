@@ -309,9 +309,12 @@ describe('the scheduler', () => {
       /at least one/,
     );
     assert.throws(
-      () => made.engine.submit({ prompt: text(256, 3), maxTokens: 1, picker: greedy, onToken: () => true }),
+      () => made.engine.submit({ prompt: text(256, 3), maxTokens: 2, picker: greedy, onToken: () => true }),
       /room/,
     );
+    // What comes after a full context can be told, if nothing is to come after that.
+    const last = await complete(made.engine, { prompt: text(256, 3), maxTokens: 1 });
+    assert.deepEqual(last.tokens, [argmax(whole(model, params, text(256, 3)).slice(-VOCAB))]);
     await close(made);
   });
 

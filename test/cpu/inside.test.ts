@@ -194,3 +194,43 @@ describe('looking inside', () => {
     disposeTree(params);
   });
 });
+
+describe('what a token reads of those before it', () => {
+  const n = text.length;
+  const at = (seen: Inspection, k: number): number => seen.bytes.cache[k - 1];
+  const kv = (width: number): number => 2 * width * 4;
+
+  test('a window: so many keys and values, however long the text', async () => {
+    const { seen, params } = await look({ attention: { kind: 'full', heads: 2, window: 6 } });
+    for (let k = 1; k <= n; k++) assert.equal(at(seen, k), 2 * kv(32) * Math.min(k, 6), `token ${k}`);
+    disposeTree(params);
+  });
+
+  test('convolutions: the inputs that they reach, and as many taps', async () => {
+    const { seen, params } = await look({ attention: { kind: 'hyena', order: 2, shortKernel: 3 } as never });
+    // Two layers: 3 parts of 32 channels three tokens back; one long filter over 32 channels.
+    for (let k = 1; k <= n; k++)
+      assert.equal(at(seen, k), 2 * 4 * (3 * 32 * Math.min(k, 3) + 2 * 32 * k), `token ${k}`);
+    disposeTree(params);
+  });
+
+  test('convolutions over modules beside keys and values', async () => {
+    const { seen, params } = await look({ attention: { kind: 'sparse-qkv', heads: 2, modules: 4, lengthKernel: 3 } });
+    for (let k = 1; k <= n; k++) assert.equal(at(seen, k), 2 * (kv(32) * k + 4 * 32 * Math.min(k, 3)), `token ${k}`);
+    disposeTree(params);
+  });
+
+  test('recurrent units: one state, none before the first token', async () => {
+    const inner = { kind: 'glu', hidden: 96 } as const;
+    const { seen, params } = await look({ ffn: { kind: 'sru-ffn', inner, units: 8 } });
+    for (let k = 1; k <= n; k++) assert.equal(at(seen, k), 2 * (kv(32) * k + (k > 1 ? 8 * 4 : 0)), `token ${k}`);
+    disposeTree(params);
+  });
+
+  test('an encoder: all that it has read, for every token', async () => {
+    const encoder = text.slice(0, 7);
+    const { seen, params } = await look({ layout: 'encoder-decoder' }, { encoder });
+    for (let k = 1; k <= n; k++) assert.equal(at(seen, k), 2 * kv(32) * (k + 7), `token ${k}`);
+    disposeTree(params);
+  });
+});

@@ -58,7 +58,15 @@ describe('looking inside over HTTP', () => {
     assert.deepEqual(card, {
       ...{ id: 'river', object: 'model_card', layout: 'decoder', depth: 2, width: 32, context: 192, vocab: card.vocab },
       kinds: { attention: ['full, 2 heads'], ffn: ['moe, 4 experts, 1 active'], positions: ['rope'], norm: ['rms'] },
-      ...{ objective: 'causal', precision: 'f32', step: 40, infill: false, encoder: false, recomputes: null },
+      ...{
+        objective: 'causal',
+        precision: 'f32',
+        step: 40,
+        infill: false,
+        encoder: false,
+        recomputes: null,
+        base: null,
+      },
     });
     assert.ok((bitsPerByte as number) > 0.5 && (bitsPerByte as number) < 8);
     assert.ok((weightBytes as number) >= 4 * (parameters as number));

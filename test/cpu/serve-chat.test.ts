@@ -373,7 +373,7 @@ describe('errors', () => {
     await refused(ask({ top_logprobs: 2 }), 400, /^top_logprobs$/, /logprobs/);
     await refused(ask({ logit_bias: { 99999: 1 } }), 400, /^logit_bias$/, /99999/);
     await refused(ask({ max_tokens: 0 }), 400, /^max_tokens$/, /max_tokens/);
-    await refused(ask({ tools: [{}], tool_choice: 'required' }), 400, /^tool_choice$/, /tool/);
+    await refused(ask({ tool_choice: 'required' }), 400, /^tool_choice$/, /tools/);
     await refused({ messages: ask().messages }, 400, /^model$/, /model/);
     const long = [{ role: 'user', content: 'the small river '.repeat(200) }];
     await refused(ask({ messages: long }), 400, /^messages$/, /maximum context length is 128 tokens/);

@@ -145,6 +145,8 @@ describe('fields', () => {
       'frequency_penalty',
       'prediction',
       'tools',
+      'tool_choice',
+      'parallel_tool_calls',
       'top_k',
       'min_p',
       'repetition_penalty',

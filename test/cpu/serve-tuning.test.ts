@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import OpenAI, { toFile } from 'openai';
 import { lockOwner } from '../../src/train/run/lock.ts';
-import { type CliServer, cliServer, type Serving, serving, TinyRuns, until } from '../support/serve.ts';
+import { type CliServer, cliServer, metric, type Serving, serving, TinyRuns, until } from '../support/serve.ts';
 
 const runs = new TinyRuns('serve-tuning');
 let tiny: string;
@@ -108,6 +108,9 @@ describe('a job', () => {
         assert.equal(r.choices[0].message.content, answers[k]);
         assert.equal(r.choices[0].finish_reason, 'stop');
       }
+      // Its weights are all its own, or those of its base with a few beside them.
+      const base = adapter ? ',base="tiny"' : '';
+      await metric(s.url, `ansatz_weight_bytes{model="${job.fine_tuned_model}"${base}}`);
       const events = await all(client.fineTuning.jobs.listEvents(job.id, { limit: 7 }));
       assert.equal(new Set(events.map((e) => e.id)).size, events.length, 'pages do not overlap');
       const messages = events.map((e) => e.message);

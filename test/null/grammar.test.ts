@@ -31,10 +31,10 @@ function drawn(schema: JsonSchema, count: number, seed: number): string[] {
       const logits = Float32Array.from({ length: table.size }, () => 6 * uniform());
       // Closing characters win more and more.
       for (const c of '"]}0') logits[tokenizer.encode(c)[0]] += k > 30 ? 30 : 0;
-      logits[table.end] += 4;
+      logits[table.ends[0]] += 4;
       const pick = s.pick(logits);
       assert.ok(pick, 'something is always possible');
-      if (pick.token === table.end) return tokenizer.decode(Int32Array.from(ids));
+      if (pick.token === table.ends[0]) return tokenizer.decode(Int32Array.from(ids));
       ids.push(pick.token);
     }
     return '';
@@ -193,7 +193,7 @@ test('masks equal trying every token, in every state that a text goes through', 
       const bytes = table.place[id] < 0 ? null : table.bytes[table.place[id]];
       let at = bytes ? state : DEAD;
       for (const x of bytes ?? []) if (at !== DEAD) at = automaton.step(at, x);
-      const allowed = id === table.end ? automaton.accepts(state) : at !== DEAD;
+      const allowed = id === table.ends[0] ? automaton.accepts(state) : at !== DEAD;
       assert.equal((mask[id >> 5] >>> (id & 31)) & 1, allowed ? 1 : 0, `token ${id} in state ${state}`);
       seen += allowed ? 1 : 0;
     }

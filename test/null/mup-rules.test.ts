@@ -26,19 +26,27 @@ function factors(spec: ParamSpec, path: string, o: Partial<MupOptions>, sizes: {
 
 describe('by width, m = 4 (declared standard deviations fall as layers declare them)', () => {
   const at = { width: 256, depth: 2 };
+  const fans = { grows: 4, fixed: 2 };
   const cases: [string, ParamSpec, number[]][] = [
     ['embedding', tensor('embedding', 0.02), [0.02, 1, 1, 1]],
     ['vector', tensor('vector', 1, { decay: false }), [1, 1, 1, 1]],
     ['hidden: std 1/sqrt(fan-in) as declared', tensor('hidden', 1 / 16), [1 / 16, 1 / 4, 4, 1 / 4]],
     ['head: std of the base', tensor('output', 1 / 16, { logits: true }), [1 / 8, 1, 1, 1]],
     ['router: 1/m of the base', tensor('output', 1 / 16), [1 / 8 / 4, 1 / 4, 4, 1 / 4]],
+    ['constant', tensor('constant', 0.5), [0.5, 1, 1, 1]],
     ['a role nobody knows', tensor('taps', 0.5), [0.5, 1, 1, 1]],
+    // Variance 2 / (4 + 2) here, 2 / (1 + 2) at the base: larger there by the root of 2.
+    ['Glorot head', tensor('output', 1, { logits: true, fans }), [Math.SQRT2, 1, 1, 1]],
+    ['Glorot output', tensor('output', 1, { fans }), [Math.SQRT2 / 4, 1 / 4, 4, 1 / 4]],
+    ['Glorot input', tensor('embedding', 1, { fans }), [Math.SQRT2, 1, 1, 1]],
   ];
   for (const [name, spec, want] of cases) test(name, () => assert.deepEqual(factors(spec, 'x', {}, at), want));
 
-  test('a head from zero, routers never', () => {
-    const start = (logits: boolean) => factors(tensor('output', 1, { logits }), 'x', { zeroOutput: true }, at)[0];
-    assert.deepEqual([start(true), start(false)], [0, 0.5]);
+  test('heads and what may start from zero, routers never', () => {
+    const start = (more: Partial<ParamSpec>) => factors(tensor('output', 1, more), 'x', { zeroOutput: true }, at);
+    assert.deepEqual([start({ logits: true })[0], start({})[0]], [0, 0.5]);
+    assert.deepEqual(start({ mayStartAtZero: true }), [0, 1 / 4, 4, 1 / 4]);
+    assert.equal(factors(tensor('output', 1, { mayStartAtZero: true }), 'x', {}, at)[0], 0.5);
   });
 
   test('factors on the forward pass', () => {
@@ -77,7 +85,9 @@ describe('by depth, mL = 8', () => {
   test('depth-muP: rates fall with the root of depth', () => {
     const [std, rate, , eps] = factors(out, 'encoder.blocks.0.ffn.down', { baseDepth: 2, alpha: 0.5 }, at);
     assert.deepEqual([std, rate, eps], [1 / 8, 8 ** -0.5, 8 ** -0.5]);
-    assert.equal(factors(tensor('vector', 1), 'blocks.0.norm1.weight', { baseDepth: 2, alpha: 0.5 }, at)[1], 8 ** -0.5);
+    for (const role of ['vector', 'embedding', 'output', 'constant'])
+      assert.equal(factors(tensor(role, 1), 'blocks.0.x', { baseDepth: 2, alpha: 0.5 }, at)[1], 8 ** -0.5);
+    assert.equal(factors(tensor('embedding', 1), 'embed.weight', { baseDepth: 2, alpha: 0.5 }, at)[1], 1);
   });
 
   test('without a base depth nothing depends on depth', () => {

@@ -8,6 +8,7 @@ import { RefDevice } from '../../src/backend/ref/device.ts';
 import { matrixBytes, placeOf } from '../../src/backend/ref/quant-format.ts';
 import * as T from '../../src/tensor/index.ts';
 import { Rng } from '../support/kernel-cases/build.ts';
+import { refValues } from '../support/ref-values.ts';
 
 const ref = new RefDevice();
 
@@ -92,16 +93,6 @@ describe('what is refused, in one line', () => {
     /scales \[20, 1\]/,
   );
   refuse(
-    'a gradient',
-    () => T.matmul(normals('x', [3, 64]).parameter(), q, { transB: true }),
-    /no gradient through q8 weights/,
-  );
-  refuse(
-    'a gradient of a bias',
-    () => T.matmul(x, q, { transB: true, bias: normals('b', [20]).parameter() }),
-    /no gradient through q8 weights/,
-  );
-  refuse(
     'experts the other way round',
     () => {
       const offsets = T.Tensor.from(ref, [0, 3], [2], 'i32');
@@ -149,4 +140,40 @@ test('the worked example of a sparse layer comes out', () => {
     assert.ok(Math.abs(v - [0.6, 2.45, 5.3][k]) < 1e-6);
   });
   assert.deepEqual([...touched.dataSync()], [2, 2, 2, 2]);
+});
+
+describe('weights that training goes through', () => {
+  const [R, out, K] = [5, 20, 70];
+  const rows = { offsets: T.Tensor.from(ref, [0, 2, 2, 5], [4], 'i32'), most: 3 };
+  const head = { targets: T.Tensor.from(ref, [3, 0, 19, 7, 7], [R], 'i32'), weights: normals('weights', [R]) };
+  for (const type of blockTypes) {
+    const matrix = T.quantise(normals('w', [out, K]), type);
+    const stack = T.quantise(normals('e', [3, out, K]), type);
+    const made: Record<string, (x: T.Tensor, w: T.Tensor, e: T.Tensor, b: T.Tensor, r: T.Tensor) => T.Tensor> = {
+      matmul: (x, w, _, bias, addend) => T.matmul(x, w, { transB: true, alpha: 0.7, bias, addend }),
+      groupedMatmul: (x, _, e) => T.groupedMatmul(x, e, rows, { transB: true, alpha: 0.7 }),
+      linearCrossEntropy: (x, w) => T.linearCrossEntropy(x, w, head.targets, head.weights, { zLoss: 0.1 }).loss,
+    };
+    for (const [name, product] of Object.entries(made))
+      test(`${type}, ${name}: values and gradients are those of the dequantised weight`, () => {
+        const given = [normals('x', [R, K]), normals('b', [out]), normals('r', [R, out])].map((t) => t.parameter());
+        const [x, b, r] = given;
+        const factor = normals('dy', [R, out]);
+        const all = (w: T.Tensor, e: T.Tensor): [number[], number[][]] => {
+          const y = product(x, w, e, b, r);
+          const loss = y.size === 1 ? y : T.sum(T.mul(y, factor));
+          const used = name === 'matmul' ? given : [x];
+          return [Array.from(refValues(y)), T.gradients(loss, used).map((g) => Array.from(refValues(g)))];
+        };
+        const got = all(matrix, stack);
+        const want = all(T.dequantise(matrix), T.dequantise(stack));
+        [got[0], ...got[1]].forEach((values, k) => {
+          const wanted = [want[0], ...want[1]][k];
+          assert.ok(wanted.some((v) => v !== 0));
+          values.forEach((v, n) => {
+            assert.ok(Math.abs(v - wanted[n]) < 1e-9 * (1 + Math.abs(v)), `${k}[${n}]: ${v}, not ${wanted[n]}`);
+          });
+        });
+      });
+  }
 });

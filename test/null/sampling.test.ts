@@ -1,6 +1,7 @@
 /** Choosing tokens: truncation, penalties, probabilities that are reported; stop strings; drafts from the text itself. */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
+import { expNegative } from '../../src/infer/sampling/exp.ts';
 import {
   draw,
   largest,
@@ -34,6 +35,28 @@ describe('truncation', () => {
     assert.deepEqual(kept(x, { topK: 3, topP: 0.5 }), [1, 3]); // 0.4 of 0.85 is less than a half
     assert.deepEqual(kept(x, { topP: 0.39 }), [1]);
     assert.deepEqual(kept(x, { topK: 3, topP: 0.5, minP: 0.9 }), [1]);
+  });
+
+  test('top-p keeps what sorting everything would keep, in that order', () => {
+    const uniform = randomStream(5);
+    for (let round = 0; round < 300; round++) {
+      const spread = [0.01, 2, 30][round % 3];
+      // Some equal, some impossible, zeros of both signs.
+      const values = [Number.NEGATIVE_INFINITY, 0, -0, 0.5 * spread];
+      const x = Float32Array.from({ length: 1 + Math.floor(700 * uniform()) }, () =>
+        uniform() < 0.2 ? values[Math.floor(4 * uniform())] : spread * (2 * uniform() - 1),
+      );
+      const possible = [...x.keys()].filter((k) => x[k] > Number.NEGATIVE_INFINITY);
+      if (possible.length === 0) continue;
+      const temperature = [0.5, 1, 2][round % 3];
+      const topP = [0.05, 0.5, 0.9, 0.999][round % 4];
+      const order = possible.sort((a, b) => x[b] - x[a] || a - b);
+      const weights = order.map((k) => Math.exp((x[k] - x[order[0]]) / temperature));
+      const all = weights.reduce((a, b) => a + b, 0);
+      let [mass, count] = [0, 0];
+      while (count < order.length && (count === 0 || mass < topP * all)) mass += weights[count++];
+      assert.deepEqual([...weigh(x, { temperature, topP })!.tokens!], order.slice(0, count), `round ${round}`);
+    }
   });
 
   test('a flat distribution of many tokens is cut where it should be', () => {
@@ -208,5 +231,18 @@ describe('drafts by looking up', () => {
     }
     assert.ok(right > 80, `${right}`);
     assert.ok(e.acceptance > 0.9);
+  });
+});
+
+describe('exp of what is not positive', () => {
+  test('as Math.exp has it, to the last bits', () => {
+    for (let k = 0; k <= 20000; k++) {
+      const x = -(k / 20000) ** 2 * 708;
+      assert.ok(Math.abs(expNegative(x) - Math.exp(x)) <= 1e-15 * Math.exp(x), String(x));
+    }
+  });
+  test('at the ends', () => {
+    assert.deepEqual([0, -746, Number.NEGATIVE_INFINITY].map(expNegative), [1, 0, 0]);
+    assert.ok(Number.isNaN(expNegative(Number.NaN)));
   });
 });

@@ -1,7 +1,7 @@
-// What is shipped is what the sources build to, byte for byte; and the sources type-check.
+// What is shipped is what the sources build to, byte for byte; and the sources and templates type-check.
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { checkout, temporaryFolder } from '../support/tiny-data.ts';
@@ -52,4 +52,16 @@ test('the sources of the page type-check', () => {
   const tsc = join(checkout, 'node_modules', 'typescript', 'bin', 'tsc');
   const run = spawnSync(process.execPath, [tsc, '-p', join(checkout, 'web')], { encoding: 'utf8' });
   assert.equal(run.status, 0, run.stdout + run.stderr);
+});
+
+const checker = join(checkout, 'web', 'check', 'node_modules', 'svelte-check', 'bin', 'svelte-check');
+const unchecked = existsSync(checker)
+  ? false
+  : 'TEMPLATES NOT TYPE-CHECKED: (cd web/check && npm ci --ignore-scripts) installs svelte-check';
+
+test('its templates type-check, without warnings', { skip: unchecked }, () => {
+  const how = ['--workspace', join(checkout, 'web'), '--tsconfig', './tsconfig.json', '--fail-on-warnings'];
+  const run = spawnSync(process.execPath, [checker, ...how, '--output', 'human'], { encoding: 'utf8' });
+  assert.equal(run.status, 0, run.stdout + run.stderr);
+  assert.match(run.stdout, /found 0 errors and 0 warnings/);
 });

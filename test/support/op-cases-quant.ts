@@ -17,7 +17,7 @@ import {
 const LEVELS = [-127, -98, -77, -61, -47, -34, -22, -11, 0, 11, 23, 35, 49, 64, 82, 105];
 
 /** Rows of `width` values that a type keeps exactly. */
-function exact(rng: Rng, shape: readonly number[], type: T.BlockType | T.UnitType): CaseInput {
+export function exact(rng: Rng, shape: readonly number[], type: T.BlockType | T.UnitType): CaseInput {
   const width = shape[shape.length - 1];
   return constant(shape, 'f32', (k) => {
     const i = (k % width) % 32;
@@ -143,13 +143,16 @@ function unitCase(rng: Rng, { type, gated, columns }: UnitCase): OpCase[] {
   ];
 }
 
-function choiceCase(rng: Rng): OpCase {
-  const [rows, d, r, F, N] = [3, 20, 5, 24, 4];
+function choiceCase(rng: Rng, dtype: 'f32' | 'bf16' | null): OpCase {
+  // Strips are of 16 units.
+  const [rows, d, r, F, N] = dtype ? [6, 20, 5, 64, 32] : [3, 20, 5, 24, 4];
   const whole = (shape: readonly number[]) => constant(shape, 'f32', integers(rng, -2, 2));
   return opCase(
     'unit_choice',
     [whole([rows, d]), whole([r, d]), whole([F, r]), whole([F])],
-    ([x, low, logits, bias]) => [T.unitChoice(x, low, logits, { block: N, bias })],
+    ([x, low, logits, bias]) => [
+      T.unitChoice(x, low, dtype ? T.packLogits(logits, dtype) : logits, { block: N, bias }),
+    ],
     {
       expect: ([x, low, logits, bias]) => [
         nd([rows, F / N], ([row, b]) => {
@@ -161,6 +164,7 @@ function choiceCase(rng: Rng): OpCase {
           return z.indexOf(Math.max(...z));
         }),
       ],
+      ...(dtype ? { note: `strips ${dtype}` } : {}),
     },
   );
 }
@@ -169,5 +173,5 @@ export function quantCases(rng: Rng): OpCase[] {
   const units = (['q8', 'q4', 'bf16', 'f32'] as const).flatMap((type) =>
     [false, true].flatMap((gated) => unitCase(rng, { type, gated, columns: gated !== (type === 'q8') })),
   );
-  return [...weightCases(rng), ...units, choiceCase(rng)];
+  return [...weightCases(rng), ...units, ...([null, 'f32', 'bf16'] as const).map((t) => choiceCase(rng, t))];
 }

@@ -14,6 +14,7 @@ import { optimCases } from './op-cases-optim.ts';
 import { pagedCases } from './op-cases-paged.ts';
 import { pagedKindCases } from './op-cases-paged-kinds.ts';
 import { quantCases } from './op-cases-quant.ts';
+import { quantRowCases } from './op-cases-quant-rows.ts';
 import { randomCases } from './op-cases-random.ts';
 import { reduceCases } from './op-cases-reduce.ts';
 import { rotaryCases } from './op-cases-rotary.ts';
@@ -49,6 +50,7 @@ const families = {
   paged: pagedCases,
   paged_kinds: pagedKindCases,
   quant: quantCases,
+  'quant-rows': quantRowCases,
 };
 
 /** Every case, in a fixed order and with fixed values. */
@@ -101,6 +103,7 @@ export const notDifferentiable: readonly string[] = [
   ...['route', 'route_choice', 'choice_share', 'nonzero_share', 'track', 'join_segments'],
   ...['lsh_hash', 'lsh_sort'],
   ...['quantise', 'dequantise', 'quant_matmul', 'quant_grouped_matmul', 'quant_embedding'],
+  ...['quant_factored', 'quant_module_conv'],
   ...['pack_units', 'sparse_units', 'unit_choice'],
   ...['inverse_factor', 'obs_round', 'distil_loss'],
   ...Object.keys(reachedThrough).filter((name) => name !== 'weighted_loss'),

@@ -1,11 +1,22 @@
 /** The CPU: native kernels over host memory, called through one shared command buffer. */
 import { totalmem } from 'node:os';
 import { Accounting, memoryId } from '../accounting.ts';
-import type { Arg, Device, DeviceInfo, KernelCall, Memory, MemoryStats, Program, Recording } from '../device.ts';
+import type {
+  Arg,
+  Device,
+  DeviceInfo,
+  FileMemory,
+  KernelCall,
+  Memory,
+  MemoryStats,
+  Program,
+  Recording,
+} from '../device.ts';
 import type { ElementType, HostArray } from '../dtype.ts';
 import { dtypeCode, sizeOf } from '../dtype.ts';
 import { AnsatzError } from '../errors.ts';
 import { type Native, type NativeProgram, native } from '../native.ts';
+import { MappedFile } from './mapped.ts';
 import { CpuProgram } from './program.ts';
 
 export class CpuMemory implements Memory {
@@ -15,12 +26,19 @@ export class CpuMemory implements Memory {
   readonly bytes: number;
   /** Address in this process; 0 once released. Exact as a double: addresses stay below 2^53. */
   address: number;
+  /** The file that it is a part of. */
+  readonly file?: MappedFile;
 
-  constructor(dtype: ElementType, elements: number, bytes: number, address: number) {
+  constructor(dtype: ElementType, elements: number, bytes: number, address: number, file?: MappedFile) {
     this.dtype = dtype;
     this.elements = elements;
     this.bytes = bytes;
     this.address = address;
+    this.file = file;
+  }
+
+  get readOnly(): boolean {
+    return this.file !== undefined;
   }
 }
 
@@ -74,13 +92,39 @@ export class CpuDevice implements Device {
   release(memory: Memory): void {
     const m = memory as CpuMemory;
     if (m.address === 0) return;
-    this.native.release(m.address, Math.max(m.bytes, 1));
+    if (m.file) m.file.leave();
+    else this.native.release(m.address, Math.max(m.bytes, 1));
     m.address = 0;
     this.accounting.remove(m);
   }
 
+  /** ANSATZ_MMAP=0 has files read. */
+  mapFile(fd: number, bytes: number, path: string): FileMemory | null {
+    const address = process.env.ANSATZ_MMAP === '0' ? 0 : this.native.map(fd, bytes, path);
+    if (address === 0) return null;
+    const file = new MappedFile(fd, path, address, bytes, () => this.native.unmap(address, bytes));
+    return {
+      at: (offset, dtype, elements) => {
+        const size = elements * sizeOf(dtype);
+        if (!file.holds(offset, size)) return null;
+        file.enter();
+        const memory = new CpuMemory(dtype, elements, size, address + offset, file);
+        this.accounting.add(memory);
+        return memory;
+      },
+      close: () => file.leave(),
+    };
+  }
+
   write(memory: Memory, offset: number, data: HostArray): void {
     this.check(memory, offset, data.length);
+    if (memory.readOnly)
+      throw new AnsatzError(
+        `${(memory as CpuMemory).file!.path}: its weights are used in place and cannot be written to`,
+        {
+          hint: 'copy them first, or set ANSATZ_MMAP=0',
+        },
+      );
     this.native.write(addressOf({ memory, offset }), data);
   }
 

@@ -4,12 +4,15 @@ import { sizeOf } from '../dtype.ts';
 import type { Native, NativeProgram } from '../native.ts';
 import { planArena } from '../plan.ts';
 import type { CpuDevice, CpuMemory } from './device.ts';
+import type { MappedFile } from './mapped.ts';
 
 export class CpuProgram implements Program {
   readonly calls: readonly KernelCall[];
   readonly arenaBytes: number;
   private readonly device: CpuDevice;
   private readonly arena: CpuMemory;
+  /** Files that it reads weights from. */
+  private readonly files: ReadonlySet<MappedFile>;
   private handle: NativeProgram | undefined;
   /** Runs that are queued or under way. */
   private running = 0;
@@ -17,6 +20,8 @@ export class CpuProgram implements Program {
   constructor(device: CpuDevice, native: Native, recording: Recording) {
     this.device = device;
     this.calls = recording.calls;
+    const args = recording.calls.flatMap((c) => c.args);
+    this.files = new Set(args.flatMap((arg) => (arg?.memory as CpuMemory | undefined)?.file ?? []));
     const plan = planArena(recording.calls, recording.temporaries);
     this.arenaBytes = plan.bytes;
     this.arena = device.allocate('u8', plan.bytes);
@@ -49,6 +54,7 @@ export class CpuProgram implements Program {
 
   private async replay(profile: boolean): Promise<Float64Array | undefined> {
     if (!this.handle) throw new Error('this program was disposed');
+    for (const file of this.files) file.check();
     this.running++;
     try {
       return await this.device.replay(this.handle, profile);

@@ -109,8 +109,15 @@ export const quantUnits: Record<string, RefKernel> = {
     touched?.set([units.size, seconds.size, pairs, secondPairs]);
   },
 
-  unit_choice({ p, i: [rows, d, r, F, N] }) {
+  unit_choice({ p, i: [rows, d, r, F, N, layout] }) {
     const [choice, x, low, logits, bias] = [p[0]!, p[1]!, p[2]!, p[3]!, p[4]];
+    const pairs = Math.ceil(r / 2);
+    const weight = (j: number, k: number): number => {
+      if (layout === 0) return logits[j * r + k];
+      const [strip, unit] = [Math.floor(j / 16), j % 16];
+      if (layout === 1) return logits[(strip * r + k) * 16 + unit];
+      return logits[((strip * pairs + Math.floor(k / 2)) * 16 + unit) * 2 + (k % 2)];
+    };
     for (let row = 0; row < rows; row++) {
       const t = Array.from({ length: r }, (_, k) => {
         let sum = 0;
@@ -121,7 +128,7 @@ export const quantUnits: Record<string, RefKernel> = {
         let [best, at] = [Number.NEGATIVE_INFINITY, 0];
         for (let n = 0; n < N; n++) {
           const j = b * N + n;
-          const z = t.reduce((sum, v, k) => sum + v * logits[j * r + k], 0) + (bias ? bias[j] : 0);
+          const z = t.reduce((sum, v, k) => sum + v * weight(j, k), 0) + (bias ? bias[j] : 0);
           if (z > best) [best, at] = [z, n];
         }
         choice[row * (F / N) + b] = at;

@@ -41,19 +41,22 @@ export async function openForChange(
 ): Promise<Opened> {
   const run = RunFolder.open(path);
   const out = freePlace(flags.out ?? `${run.path}-${suffix}`, 'folder');
-  const checkpoint = await chooseCheckpoint(output, run, path, flags.step);
+  const checkpoint = await chooseCheckpoint(output, run, path, flags);
   const stored = parseTrainConfig(run.config);
   const config = flags.data ? { ...stored, data: { ...stored.data, folder: flags.data } } : stored;
   const data = openRunData(config);
   try {
     const loaded = await loadModel(config, checkpoint);
-    const quantised = flatten(loaded.params).find(({ tensor }) => isBlock(tensor.dtype));
+    const quantised = flatten(loaded.params).find(({ tensor: { dtype } }) => isBlock(dtype) || dtype === 'u8');
     if (quantised)
-      throw new AnsatzError(`${path}: is quantised already (${quantised.path} is ${quantised.tensor.dtype})`, {
-        hint: stored.madeFrom
-          ? `take the run it was made from: ${stored.madeFrom.run}`
-          : 'take the run it was made from',
-      });
+      throw new AnsatzError(
+        `${path}: is quantised already (${quantised.path} is ${quantised.tensor.dtype === 'u8' ? 'records' : quantised.tensor.dtype})`,
+        {
+          hint: stored.madeFrom
+            ? `take the run it was made from: ${stored.madeFrom.run}`
+            : 'take the run it was made from',
+        },
+      );
     return { run, checkpoint, loaded, data, out };
   } catch (error) {
     data.close();
@@ -102,7 +105,7 @@ export async function finishChange(
   output: Output,
   path: string,
   { run, checkpoint, loaded, data, out }: Opened,
-  made: Pick<MadeRun, 'params' | 'columns' | 'by' | 'options'>,
+  made: Pick<MadeRun, 'params' | 'turned' | 'by' | 'options'>,
   flags: CompressFlags,
   more: { fields: Record<string, unknown>; lines: readonly string[] },
 ): Promise<void> {

@@ -30,7 +30,7 @@ export async function runDistill(
   if (flags.steps && flags.seconds) throw new UsageError('--steps and --seconds exclude each other');
   const teacher = RunFolder.open(path);
   const out = freePlace(flags.out ?? `${teacher.path}-student`, 'folder');
-  const checkpoint = await chooseCheckpoint(output, teacher, path, undefined);
+  const checkpoint = await chooseCheckpoint(output, teacher, path, {});
   const own = parseTrainConfig(teacher.config);
   const folder = await dataFor(output, flags.data ?? own.data.folder, out, teacher.path);
   const config = await studentConfig(recipe ?? flags.config, { teacher, folder }, flags);

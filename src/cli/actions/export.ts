@@ -9,13 +9,17 @@ import { type Output, UsageError } from '../term/output.ts';
 import { chooseCheckpoint, runTokenizer } from './generate.ts';
 
 export async function runExport(output: Output, path: string, flags: ExportFlags): Promise<void> {
-  const { to, type = to === 'gguf' ? 'f16' : 'f32' } = flags;
-  if (to === 'hf' && (type === 'q8_0' || type === 'q4_0'))
-    throw new UsageError(`--type ${type} is a type of GGUF files`, { hint: '--to gguf, or --type f32, f16 or bf16' });
+  const { to } = flags;
+  if (to === 'hf' && (flags.type === 'q8_0' || flags.type === 'q4_0'))
+    throw new UsageError(`--type ${flags.type} is a type of GGUF files`, {
+      hint: '--to gguf, or --type f32, f16 or bf16',
+    });
   const run = RunFolder.open(path);
-  const out = flags.out ?? `${run.path}${to === 'gguf' ? `.${type}.gguf` : '-hf'}`;
-  const checkpoint = await chooseCheckpoint(output, run, path, flags.step);
   const config = parseTrainConfig(run.config);
+  // The type that a quantised run loses nothing in.
+  const { type = to === 'hf' ? 'f32' : config.madeFrom?.by === 'quantize' ? 'q8_0' : 'f16' } = flags;
+  const out = flags.out ?? `${run.path}${to === 'gguf' ? `.${type}.gguf` : '-hf'}`;
+  const checkpoint = await chooseCheckpoint(output, run, path, flags);
   const tokenizer = runTokenizer(run, config.data.folder, checkpoint);
   const progress = output.progress({ label: 'exporting', unit: 'tensors', quiet: true });
   const onProgress = (done: number): void => progress.update(done);

@@ -15,7 +15,7 @@ export { runTokenizer };
 
 export async function runGenerate(output: Output, path: string, flags: GenerateFlags): Promise<void> {
   const run = RunFolder.open(path);
-  const checkpoint = await chooseCheckpoint(output, run, path, flags.step);
+  const checkpoint = await chooseCheckpoint(output, run, path, flags);
   const config = parseTrainConfig(run.config);
   const tokenizer = runTokenizer(run, config.data.folder, checkpoint);
   const { device, model, params } = await loadModel(config, checkpoint);
@@ -53,6 +53,6 @@ export const chooseCheckpoint = (
   output: Output,
   run: RunFolder,
   path: string,
-  step: number | undefined,
+  { step, verify }: { readonly step?: number; readonly verify?: boolean },
 ): Promise<Checkpoint> =>
-  choose(run, path, { step, warn: (m) => output.warn(m), resume: `ansatz train ${quoted(path)} --resume` });
+  choose(run, path, { step, verify, warn: (m) => output.warn(m), resume: `ansatz train ${quoted(path)} --resume` });

@@ -162,7 +162,8 @@ function checkText(output: Output, r: CoordinateResult, verdicts: readonly Verdi
     const at = r.coordinates.find((c) => c.name === v.name && c.step === last)!;
     const range = at.change.map((x) => x.toPrecision(2)).join(' ');
     const mark = v.ok ? output.style.green('ok') : output.style.red('out of band');
-    return [v.name, signed(v.level), signed(v.change), `+-${v.limit.toFixed(2)}`, mark, range];
+    const shared = v.shared === undefined ? '' : Number.isNaN(v.shared) ? 'none' : signed(v.shared);
+    return [v.name, signed(v.level), signed(v.change), shared, `+-${v.limit.toFixed(2)}`, mark, range];
   });
   return [
     `slopes of log2 mean |x| on log2 ${unit} (${r.sizes.join(', ')}), worst from step ${Math.min(defaultBand.from, last)} on`,
@@ -172,6 +173,7 @@ function checkText(output: Output, r: CoordinateResult, verdicts: readonly Verdi
         { title: 'activation' },
         { title: 'size', align: 'right' },
         { title: 'change', align: 'right' },
+        { title: 'shared', align: 'right' },
         { title: 'band', align: 'right' },
         { title: '' },
         { title: `change after ${last} steps` },

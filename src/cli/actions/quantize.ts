@@ -17,7 +17,7 @@ export async function runQuantize(output: Output, path: string, flags: QuantizeF
   const calibration = method === 'gptq' ? calibrationFor(output, opened, flags) : null;
   try {
     const progress = lateProgress(output, 'quantising');
-    const { params, columns, report } = await quantizeModel(
+    const { params, turned, report } = await quantizeModel(
       opened.loaded,
       {
         ...{ bits, embeddingBits, method, memory: calibrationMemory() },
@@ -34,7 +34,7 @@ export async function runQuantize(output: Output, path: string, flags: QuantizeF
       `parameters: ${types.join(', ')}`,
       ...(unseen > 0 ? [`${unseen} experts saw no calibration text: rounded to nearest; --calibrate takes more`] : []),
     ];
-    await finishChange(output, path, opened, { params, columns, by: 'quantize', options }, flags, {
+    await finishChange(output, path, opened, { params, turned, by: 'quantize', options }, flags, {
       fields: { ...report },
       lines,
     });

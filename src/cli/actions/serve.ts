@@ -17,6 +17,7 @@ export async function runServe(output: Output, runs: readonly string[], flags: S
   const started = await startServer({
     runs: runs.map(named),
     draft: flags.draft,
+    verify: flags.verify,
     host: flags.host,
     port: flags.port,
     data: flags.data,

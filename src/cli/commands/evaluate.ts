@@ -1,6 +1,9 @@
 /** ansatz evaluate: held-out loss of a run, also by position and past the length it was trained at. */
 import { Command, Option } from 'commander';
 import { action, number, type OutputFlags } from '../common.ts';
+import { UsageError } from '../term/output.ts';
+
+const FORMATS = ['f32', 'bf16', 'f16', 'int8'] as const;
 
 export interface EvaluateFlags extends OutputFlags {
   objective?: boolean;
@@ -9,9 +12,11 @@ export interface EvaluateFlags extends OutputFlags {
   scaling?: 'linear' | 'ntk' | 'yarn';
   blockwise?: boolean;
   crossDocuments?: boolean;
+  cache?: (typeof FORMATS)[number][];
   maxTokens?: number;
   data?: string;
   step?: number;
+  verify?: boolean;
 }
 
 export function evaluateCommand(): Command {
@@ -27,6 +32,16 @@ export function evaluateCommand(): Command {
     )
     .option('--blockwise', 'blockwise causal attention, blocks of half the training length')
     .option('--cross-documents', 'let rows run across documents: long rows of short texts')
+    .addOption(
+      new Option(
+        '--cache <format>',
+        `also the loss with keys and values cached as ${FORMATS.join(', ')}; can be repeated`,
+      ).argParser((text: string, all: string[] = []) => {
+        if (!FORMATS.some((f) => f === text))
+          throw new UsageError(`--cache cannot be '${text}'`, { hint: `choose from ${FORMATS.join(', ')}` });
+        return [...all, text];
+      }),
+    )
     .option('--max-tokens <n>', 'use the first tokens only', number('--max-tokens', whole))
     .option('--data <folder>', 'prepared data, if not where the run was trained')
     .option(
@@ -34,9 +49,10 @@ export function evaluateCommand(): Command {
       'checkpoint to use; by default the newest',
       number('--step', (n) => Number.isInteger(n) && n >= 0),
     )
+    .option('--verify', 'read all weights for their checksums, also where they were found right before')
     .addHelpText(
       'after',
-      '\nExamples:\n  ansatz evaluate runs/tiny\n  ansatz evaluate runs/ul2 --objective\n  ansatz evaluate runs/tiny --by-position --length 1024\n  ansatz evaluate runs/tiny --by-position --length 1024 --scaling yarn --json',
+      '\nExamples:\n  ansatz evaluate runs/tiny\n  ansatz evaluate runs/ul2 --objective\n  ansatz evaluate runs/tiny --cache f32 --cache int8\n  ansatz evaluate runs/tiny --by-position --length 1024\n  ansatz evaluate runs/tiny --by-position --length 1024 --scaling yarn --json',
     );
   return action(command, async (output, run: string, flags: EvaluateFlags) => {
     const { runEvaluate } = await import('../actions/evaluate.ts');

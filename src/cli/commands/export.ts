@@ -7,6 +7,7 @@ export interface ExportFlags extends OutputFlags {
   out?: string;
   type?: 'f32' | 'f16' | 'bf16' | 'q8_0' | 'q4_0';
   step?: number;
+  verify?: boolean;
 }
 
 export function exportCommand(): Command {
@@ -16,15 +17,17 @@ export function exportCommand(): Command {
     .addOption(new Option('--to <format>', 'format').choices(['gguf', 'hf']).makeOptionMandatory())
     .option('--out <path>', 'where it goes; by default beside the run')
     .addOption(
-      new Option('--type <type>', 'type of the weights; by default f16 in GGUF, f32 for Hugging Face').choices([
-        ...['f32', 'f16', 'bf16', 'q8_0', 'q4_0'],
-      ]),
+      new Option(
+        '--type <type>',
+        'type of the weights; by default f32 for Hugging Face, f16 in GGUF, q8_0 there for quantised runs',
+      ).choices([...['f32', 'f16', 'bf16', 'q8_0', 'q4_0']]),
     )
     .option(
       '--step <n>',
       'checkpoint to use; by default the newest',
       number('--step', (n) => Number.isInteger(n) && n >= 0),
     )
+    .option('--verify', 'read all weights for their checksums, also where they were found right before')
     .addHelpText(
       'after',
       '\nExamples:\n  ansatz export runs/tiny --to gguf --type q8_0\n  ansatz export runs/tiny --to hf --out tiny-hf --json\n\nWhat can be said in these formats: docs/export.md.',

@@ -10,6 +10,7 @@ export interface GenerateFlags extends OutputFlags {
   topP: number;
   seed: number;
   step?: number;
+  verify?: boolean;
   context?: string;
   mode?: string;
   specials?: boolean;
@@ -45,6 +46,7 @@ export function generateCommand(): Command {
     )
     .option('--seed <n>', 'same seed, same text', number('--seed', whole), 0)
     .option('--step <n>', 'checkpoint to use; by default the newest', number('--step', whole))
+    .option('--verify', 'read all weights for their checksums, also where they were found right before')
     .addHelpText(
       'after',
       '\nExamples:\n  ansatz generate runs/quickstart --prompt "export function "\n  ansatz generate runs/quickstart --prompt "# Usage" --temperature 0 --json',

@@ -14,6 +14,7 @@ export interface ServeFlags extends OutputFlags {
   tokensPerMinute?: number;
   cors?: string[];
   draft?: string;
+  verify?: boolean;
   lookup?: boolean;
   sequences: number;
   queue: number;
@@ -51,6 +52,7 @@ export function serveCommand(): Command {
     .option('--requests-per-minute <n>', 'for every key without a rate of its own', count('--requests-per-minute'))
     .option('--tokens-per-minute <n>', 'for every key without a rate of its own', count('--tokens-per-minute'))
     .addOption(repeated('--cors <origin>', 'web pages that may use the server: https://example.org, or * for all'))
+    .option('--verify', 'read all weights for their checksums, also where they were found right before')
     .option('--draft <run>', 'a small run with the same tokens that guesses ahead')
     .option('--lookup', 'guess ahead from the text itself')
     .option('--sequences <n>', 'texts that are written at a time, a model', count('--sequences', 1024), 64)

@@ -47,7 +47,7 @@ export async function pruneModel(
 ): Promise<{ params: ParamTree; report: PruneReport }> {
   const now = new Map(flatten(loaded.params).map(({ path, tensor }) => [path, tensor]));
   const tree = (): ParamTree => buildTree(declared(loaded.model), ({ path }) => now.get(path)!);
-  const targets = targetsOf(loaded.model, loaded.params).filter((t) => !t.edge);
+  const targets = targetsOf(loaded.model, loaded.params).filter((t) => !t.edge && !t.shared);
   let [weights, zeros, done, unseenExperts, passes] = [0, 0, 0, 0, 0];
   /** Takes the values with outputs in rows. */
   const put = (t: Target, values: Float32Array): void => {

@@ -8,8 +8,8 @@ import { parseTrainConfig, type TrainConfig } from '../../train/config.ts';
 import type { JsonObject } from '../../train/run/canonical.ts';
 import { type Checkpoint, saveCheckpoint } from '../../train/run/checkpoint.ts';
 import { RunFolder } from '../../train/run/folder.ts';
-import { tensorSource } from '../../train/session.ts';
-import { COMPANIONS } from '../formats/import.ts';
+import { type Turned, tensorSource } from '../../train/stored.ts';
+import { COMPANIONS } from '../formats/chat-files.ts';
 import { madeWhole } from '../formats/place.ts';
 import type { Measured } from './measure.ts';
 
@@ -21,8 +21,8 @@ export interface MadeRun {
   readonly config: TrainConfig;
   readonly tokenizer: Tokenizer;
   readonly params: ParamTree;
-  /** Quantised parameters that have their outputs in columns when they are not in blocks. */
-  readonly columns?: ReadonlySet<string>;
+  /** Quantised parameters that do not have their outputs in rows when they are not in blocks. */
+  readonly turned?: ReadonlyMap<string, Turned>;
   readonly by: 'quantize' | 'prune';
   readonly options: Readonly<Record<string, string | number | boolean>>;
   readonly before: Measured;
@@ -54,7 +54,7 @@ export async function saveMade(m: MadeRun): Promise<void> {
     for (const name of COMPANIONS)
       if (existsSync(join(source.path, name))) copyFileSync(join(source.path, name), join(draft, name));
     await saveCheckpoint(run, step, {
-      tensors: { model: flatten(m.params).map(({ path, tensor }) => tensorSource(path, tensor, m.columns?.has(path))) },
+      tensors: { model: flatten(m.params).map(({ path, tensor }) => tensorSource(path, tensor, m.turned?.get(path))) },
       state,
     });
     const log = run.openEvents();

@@ -1,12 +1,13 @@
 /** Which parameters of a model can be kept in fewer bits or thinned out, and in what form they are worked on. */
 import { storageOf } from '../../backend/dtype.ts';
-import { MetaDevice } from '../../backend/meta/device.ts';
 import type { Model } from '../../model/model.ts';
-import { childOf, declared, flatten, initialise, type Module, type ParamTree } from '../../nn/index.ts';
-import { isBlock, noGrad, permute, scope, Tensor } from '../../tensor/index.ts';
+import { decodingForms } from '../../nn/decoding-forms.ts';
+import { declared, flatten, type ParamTree } from '../../nn/index.ts';
+import { isBlock, permute, reshape, type Tensor } from '../../tensor/index.ts';
+import type { Turned } from '../../train/stored.ts';
 import { weightUses } from '../weights.ts';
 
-const uses = ['matrix', 'experts', 'columns', 'table', 'shared'] as const;
+const uses = ['matrix', 'experts', 'columns', 'table', 'shared', 'factor', 'kernel'] as const;
 
 export interface Target {
   readonly path: string;
@@ -17,6 +18,8 @@ export interface Target {
   readonly edge: boolean;
   /** Inputs of a row. */
   readonly inputs: number;
+  /** Weights that many outputs share (factors, convolutions over modules): few, and each counts often. */
+  readonly shared: boolean;
   /** Decoding wants it whole, to bring it into a form of its layer's own. */
   readonly repacked: boolean;
 }
@@ -25,42 +28,37 @@ export interface Target {
 export function targetsOf(model: Model, params: ParamTree): Target[] {
   const tensors = new Map(flatten(params).map(({ path, tensor }) => [path, tensor]));
   const roles = new Map(declared(model).map(({ path, spec }) => [path, spec.role]));
-  const other = repacked(model);
+  const other = new Set(decodingForms(model, 'q8').flatMap((f) => f.replaces));
   return [...weightUses(model)].flatMap(([path, found]) => {
-    const weight = tensors.get(path)!;
+    const weight = tensors.get(path);
     const use = uses.find((u) => u === found);
-    if (!use || isBlock(weight.dtype)) return [];
+    if (!use || !weight || isBlock(weight.dtype)) return [];
     const edge = use === 'table' || use === 'shared' || roles.get(path) === 'output';
-    const inputs = weight.shape[weight.rank - (use === 'columns' ? 2 : 1)];
-    return [{ path, use, weight, edge, inputs, repacked: other.has(path) }];
+    const shared = use === 'factor' || use === 'kernel';
+    const shape = rowsShape(use, weight.shape);
+    return [{ path, use, weight, edge, inputs: shape[shape.length - 1], shared, repacked: other.has(path) }];
   });
 }
 
-/** Parameters that layers bring into a form of their own for decoding. */
-function repacked(model: Model): Set<string> {
-  const out = new Set<string>();
-  const walk = (module: Module, p: ParamTree, prefix: string): void => {
-    const made = module.forDecoding?.(p, 'q8');
-    if (made) {
-      const kept = new Set(Object.values(made));
-      for (const [name, w] of Object.entries(p)) if (w instanceof Tensor && !kept.has(w)) out.add(prefix + name);
-    }
-    for (const [name, child] of Object.entries(module.children ?? {}))
-      if (name in p) walk(child, childOf(p, name), `${prefix}${name}.`);
-  };
-  scope(() => noGrad(() => walk(model, initialise(model, new MetaDevice(), 0), '')));
-  return out;
+/** Shape with outputs in rows, [.., out, in]. */
+function rowsShape(use: Target['use'], shape: readonly number[]): readonly number[] {
+  if (use === 'columns') return [shape[0], shape[2], shape[1]];
+  return use === 'kernel' ? [shape[0], shape.slice(1).reduce((a, b) => a * b, 1)] : shape;
 }
 
-/** The weight with its outputs in rows, [.., out, in]. */
-export const inRows = ({ use, weight }: Target): Tensor => (use === 'columns' ? permute(weight, [0, 2, 1]) : weight);
+/** The weight with its outputs in rows. */
+export function inRows({ use, weight }: Target): Tensor {
+  if (use === 'columns') return permute(weight, [0, 2, 1]);
+  return use === 'kernel' ? reshape(weight, rowsShape(use, weight.shape)) : weight;
+}
+
+/** What that was, for those who read the blocks. */
+export const turnedOf = ({ use }: Target): Turned | undefined =>
+  use === 'columns' ? 'columns' : use === 'kernel' ? 'rows' : undefined;
 
 /** Whether blocks of a type take less memory than the weight does: they are padded to 16 rows and 64 columns. */
-export function saves({ use, weight }: Target, type: 'q8' | 'q4'): boolean {
-  const { shape } = weight;
-  const rows = use === 'columns' ? [shape[0], shape[2], shape[1]] : shape;
-  return storageOf(type, rows).elements < weight.storage.memory.bytes;
-}
+export const saves = ({ use, weight }: Target, type: 'q8' | 'q4'): boolean =>
+  storageOf(type, rowsShape(use, weight.shape)).elements < weight.storage.memory.bytes;
 
 /** Bytes of a tree's tensors. */
 export function weightBytes(params: ParamTree): number {

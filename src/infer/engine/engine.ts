@@ -5,9 +5,12 @@
  */
 import { AnsatzError } from '../../backend/errors.ts';
 import type { Weights } from '../sampling/distribution.ts';
-import { Governor } from '../speculation/governor.ts';
+import { checked } from './admission.ts';
+import type { Decoding, EngineStats } from './decoding.ts';
+import { Drafts } from './drafts.ts';
 import { Memories } from './memories.ts';
-import { type PageStats, Pages } from './pages.ts';
+import { Pages } from './pages.ts';
+import { Parking, paused } from './parking.ts';
 import { MAX_ROWS, type Passes, type Row } from './passes.ts';
 import {
   type Draft,
@@ -38,30 +41,6 @@ export interface EngineOptions {
   readonly draftModel?: Drafting;
 }
 
-export interface EngineStats {
-  readonly steps: number;
-  readonly rows: number;
-  readonly tokens: number;
-  readonly running: number;
-  readonly waiting: number;
-  readonly preemptions: number;
-  readonly drafted: number;
-  readonly accepted: number;
-  readonly pages: PageStats;
-}
-
-/** Something that serves requests. */
-export interface Decoding {
-  /**
-   * Serves a request; settles when it has ended.
-   * @throws AnsatzError at once when it can never fit.
-   */
-  submit(request: Request): Promise<Finished>;
-  stats(): EngineStats;
-  /** Ends every request and waits for the step in progress. */
-  close(): Promise<void>;
-}
-
 /** A sequence's part of a step. */
 interface Part {
   readonly sequence: Sequence;
@@ -81,13 +60,15 @@ export class Engine implements Decoding {
   private readonly running: Sequence[] = [];
   private readonly slots: number[];
   private loop: Promise<void> | null = null;
-  private readonly governor = new Governor();
+  private readonly drafts: Drafts;
+  private readonly parking = new Parking(() => this.start());
   private closed = false;
   private counts = { steps: 0, rows: 0, tokens: 0, preemptions: 0, drafted: 0, accepted: 0 };
 
   constructor(options: EngineOptions) {
     this.options = options;
     this.pages = new Pages(options.pages, options.page);
+    this.drafts = new Drafts(options);
     this.memories = options.passes.model.encoder
       ? new Memories(options.passes, options.memoryPages ?? options.pages, options.page)
       : null;
@@ -95,31 +76,15 @@ export class Engine implements Decoding {
   }
 
   submit(request: Request): Promise<Finished> {
-    const { context, page, pages } = this.options;
-    const { prompt } = request;
     if (this.closed) throw new AnsatzError('the engine is closed');
-    if (prompt.length === 0) throw new AnsatzError('a prompt needs at least one token');
-    if (prompt.length >= context)
-      throw new AnsatzError(`a prompt of ${prompt.length} tokens leaves no room in a context of ${context}`, {
-        hint: 'shorten the prompt',
-      });
-    const before = this.options.passes.model.encoder?.before ? (request.encoder ?? []) : [];
-    const start = before.length + prompt.length;
-    if (Math.ceil((start + 1) / page) > pages)
-      throw new AnsatzError(`a prompt of ${start} tokens does not fit the cache`, {
-        hint: 'give the cache more memory',
-      });
-    if (request.encoder && !this.memories) throw new AnsatzError('this model has no encoder');
-    if ((request.encoder?.length ?? 0) > context)
-      throw new AnsatzError(`a text of ${request.encoder!.length} tokens for an encoder with a context of ${context}`);
-    if ((request.ahead ?? 0) > MAX_ROWS)
-      throw new AnsatzError(`${request.ahead} tokens that see each other are more than one pass takes (${MAX_ROWS})`);
+    const before = checked(request, this.options, this.memories !== null);
+    const start = before.length + request.prompt.length;
     return new Promise((resolve, reject) => {
       this.waiting.push({
         request,
         resolve,
         reject,
-        tokens: [...before, ...prompt],
+        tokens: [...before, ...request.prompt],
         before: before.length,
         start,
         computed: 0,
@@ -132,25 +97,34 @@ export class Engine implements Decoding {
         accepted: 0,
         scored: 0,
       });
-      this.loop ??= this.run();
+      this.start();
     });
   }
 
   stats(): EngineStats {
-    const { running, waiting, counts, pages } = this;
-    return { ...counts, running: running.length, waiting: waiting.length, pages: pages.stats() };
+    const { running, waiting, parking, counts, pages } = this;
+    const places = { running: running.length, waiting: waiting.length, paused: parking.size };
+    return { ...counts, ...places, pages: pages.stats() };
   }
 
   /** Ends every request and waits for the step in progress. The passes stay the caller's. */
   async close(): Promise<void> {
     this.closed = true;
     await this.loop;
-    for (const s of [...this.running, ...this.waiting.splice(0)]) this.end(s, 'cancelled');
+    for (const s of [...this.running, ...this.waiting.splice(0), ...this.parking.clear()]) this.end(s, 'cancelled');
+  }
+
+  private get busy(): boolean {
+    return !this.closed && (this.running.length > 0 || this.waiting.length > 0 || this.parking.ready);
+  }
+
+  private start(): void {
+    if (this.busy) this.loop ??= this.run();
   }
 
   private async run(): Promise<void> {
     try {
-      while (!this.closed && (this.running.length > 0 || this.waiting.length > 0)) await this.step();
+      while (this.busy) await this.step();
     } catch (error) {
       // A step that fails takes its requests with it; the engine goes on with the next.
       for (const s of [...this.running, ...this.waiting.splice(0)]) {
@@ -160,13 +134,17 @@ export class Engine implements Decoding {
     } finally {
       this.loop = null;
     }
-    if (!this.closed && (this.running.length > 0 || this.waiting.length > 0)) this.loop ??= this.run();
+    this.start();
   }
 
   private async step(): Promise<void> {
-    for (const s of [...this.running, ...this.waiting]) if (s.request.signal?.aborted) this.end(s, 'cancelled');
+    this.waiting.unshift(...this.parking.leaving());
+    for (const s of [...this.running, ...this.waiting]) {
+      if (s.request.signal?.aborted) this.end(s, 'cancelled');
+      else if (paused(s)) this.park(s);
+    }
     const started = performance.now();
-    const drafting = await this.prepareDrafts();
+    const drafting = await this.drafts.prepare(this.running);
     const { rows, wanted, parts } = this.plan(drafting === true);
     for (const { sequence } of parts) if (sequence.memory) await this.memories!.fill(sequence.memory);
     if (rows.length === 0) return;
@@ -185,30 +163,7 @@ export class Engine implements Decoding {
     }
     // Steps that read prompts, or in which nobody could have drafted, say nothing of what drafts are worth.
     if (drafting !== null && parts.every((p) => p.known === 1))
-      this.governor.note(drafting, this.counts.tokens - before, performance.now() - started);
-  }
-
-  /** Asks for drafts of the sequences that are decoding, when drafting pays; whether it does. Null: nobody can draft. */
-  private async prepareDrafts(): Promise<boolean | null> {
-    const { drafts = 0, draftModel, context } = this.options;
-    const decoding = this.running.filter((s) => s.tokens.length - s.computed === 1);
-    const able = draftModel ? decoding.length : decoding.filter((s) => s.request.drafter).length;
-    if (drafts === 0 || able === 0) return null;
-    if (!this.governor.wants(decoding.length)) return false;
-    if (!draftModel) return true;
-    const asking = decoding.filter((s) => !s.request.drafter && !s.request.encoder);
-    const requests = asking.map((s) => ({
-      key: s,
-      tokens: s.tokens,
-      sampling: s.request.picker.shape ?? { temperature: 0 },
-      most: Math.max(0, Math.min(drafts, context + s.before - s.tokens.length - 1)),
-    }));
-    const made = requests.length > 0 ? await draftModel.draft(requests, drafts) : [];
-    made.forEach((d, k) => {
-      // Who cannot verify a distribution compares: the draft then counts as certain.
-      asking[k].draft = asking[k].request.picker.verify ? d : { tokens: d.tokens };
-    });
-    return true;
+      this.drafts.note(drafting, this.counts.tokens - before, performance.now() - started);
   }
 
   /** Chooses the rows of the next step. */
@@ -218,12 +173,12 @@ export class Engine implements Decoding {
     const add = (s: Sequence): boolean => {
       const part = this.part(s, limit - rows.length, wanted.length, drafting);
       if (!part) return false;
-      const { ahead = 0 } = s.request;
+      const { ahead = 0, variant } = s.request;
       const all = [...s.tokens.slice(s.computed, s.computed + part.known), ...part.drafts.tokens];
       all.forEach((token, k) => {
         const position = s.computed + k;
         const reach = position < ahead ? ahead - 1 : position;
-        rows.push({ token, sequence: s.slot, position, reach, memory: s.memory?.tokens.length ?? 0 });
+        rows.push({ token, sequence: s.slot, position, reach, memory: s.memory?.tokens.length ?? 0, variant });
       });
       for (let k = all.length - part.logits; k < all.length; k++) wanted.push(rows.length - all.length + k);
       parts.push(part);
@@ -255,7 +210,7 @@ export class Engine implements Decoding {
     // Scoring a prompt wants the logits of all of its rows: few at a time.
     const scoring = request.scorePrompt && s.scored < request.prompt.length;
     let known = Math.min(left, room, scoring ? 64 : room);
-    if (!this.pages.grow(s.pages!, s.computed + known)) {
+    if (!this.grow(s, s.computed + known)) {
       known = s.pages!.pages.length * this.options.page - s.computed;
       if (known <= 0 || together > known) return null;
     }
@@ -278,7 +233,7 @@ export class Engine implements Decoding {
 
   /** Makes sure that a running sequence has a page for its next token. */
   private room(s: Sequence, place: number): boolean {
-    while (!this.pages.grow(s.pages!, s.computed + 1)) {
+    while (!this.grow(s, s.computed + 1)) {
       const last = this.running[this.running.length - 1];
       this.running.pop();
       this.preempt(last);
@@ -294,16 +249,48 @@ export class Engine implements Decoding {
     this.waiting.unshift(s);
   }
 
+  /** Makes room for `tokens` tokens of a sequence, with pages of those that do not run if need be. */
+  private grow(s: Sequence, tokens: number, list = s.pages!): boolean {
+    while (!this.pages.grow(list, tokens)) if (!this.evict(s)) return false;
+    return true;
+  }
+
+  /** A sequence that waits for its reader leaves its place, and keeps its pages while nobody needs them. */
+  private park(s: Sequence): void {
+    this.leave(s);
+    s.draft = null;
+    this.parking.add(s);
+  }
+
+  /** Takes the pages of one that does not run; false when none has any. */
+  private evict(but: Sequence): boolean {
+    const idle = this.parking.holding() ?? this.waiting.findLast((w) => w !== but && (w.pages || w.memory));
+    if (!idle) return false;
+    this.drop(idle);
+    idle.computed = 0;
+    this.counts.preemptions++;
+    return true;
+  }
+
   /** Gives a waiting sequence a place, and the pages of what is cached of its text. */
   private admit(s: Sequence): boolean {
+    if (s.pages) {
+      this.place(s);
+      return true;
+    }
     // Tokens that see each other depend on text after them: nothing of it can be shared.
     const alone = (s.request.ahead ?? 0) > 0 || s.request.scorePrompt !== undefined;
-    const { encoder } = s.request;
-    const memory = encoder && encoder.length > 0 ? this.memories!.take(encoder) : null;
-    if (encoder && encoder.length > 0 && !memory) return false;
-    // What a decoder makes of its tokens depends on the text that it looks at.
-    const { list, cached } = this.pages.begin(alone ? [] : s.tokens, memory?.key);
-    if (!this.pages.grow(list, Math.max(cached + 1, s.request.ahead ?? 0))) {
+    const { encoder, variant = 0 } = s.request;
+    const reads = encoder !== undefined && encoder.length > 0;
+    let memory = reads ? this.memories!.take(encoder, variant) : null;
+    while (reads && !memory) {
+      if (!this.evict(s)) return false;
+      memory = this.memories!.take(encoder, variant);
+    }
+    // What a decoder makes of its tokens depends on the text that it looks at, and on whose parameters it has.
+    const salt = variant === 0 ? memory?.key : `${variant}/${memory?.key ?? ''}`;
+    const { list, cached } = this.pages.begin(alone ? [] : s.tokens, salt);
+    if (!this.grow(s, Math.max(cached + 1, s.request.ahead ?? 0), list)) {
       this.pages.release(list);
       if (memory) this.memories!.leave(memory);
       return false;
@@ -312,9 +299,13 @@ export class Engine implements Decoding {
     s.pages = list;
     s.computed = cached;
     if (s.tokens.length === s.start) s.cached = Math.max(0, cached - s.before);
-    s.slot = this.slots.pop()!;
-    if (memory) this.options.passes.place(s.slot, memory.pages, true);
+    this.place(s);
     return true;
+  }
+
+  private place(s: Sequence): void {
+    s.slot = this.slots.pop()!;
+    if (s.memory) this.options.passes.place(s.slot, s.memory.pages, true);
   }
 
   /** Takes what a pass gave to a sequence. */
@@ -381,12 +372,22 @@ export class Engine implements Decoding {
   }
 
   private free(s: Sequence): void {
+    this.leave(s);
+    this.drop(s);
+  }
+
+  /** Gives back what a sequence has computed. */
+  private drop(s: Sequence): void {
     if (s.pages) this.pages.release(s.pages);
     if (s.memory) this.memories!.leave(s.memory);
-    if (s.slot >= 0) this.slots.push(s.slot);
-    this.options.draftModel?.forget(s);
     s.pages = null;
     s.memory = null;
+  }
+
+  /** Gives back a sequence's place among those that run. */
+  private leave(s: Sequence): void {
+    if (s.slot >= 0) this.slots.push(s.slot);
+    this.options.draftModel?.forget(s);
     s.slot = -1;
     for (const list of [this.running, this.waiting]) {
       const at = list.indexOf(s);

@@ -1,5 +1,7 @@
 /** Decoding: passes over rows, pages, and the scheduler that serves many requests at once. */
-export { type Decoding, Engine, type EngineOptions, type EngineStats } from './engine.ts';
+export type { Decoding, EngineStats } from './decoding.ts';
+export { Engine, type EngineOptions } from './engine.ts';
+export { Flow } from './flow.ts';
 export { type PageStats, Pages } from './pages.ts';
 export { MAX_ROWS, Passes, type PassOptions, type Row } from './passes.ts';
 export { bytesOf, type PoolRequest, poolBytes, poolsOf } from './pools.ts';

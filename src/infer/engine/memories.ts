@@ -8,6 +8,8 @@ import type { Passes } from './passes.ts';
 export interface Memory {
   readonly key: string;
   readonly tokens: readonly number[];
+  /** Whose parameters read it. */
+  readonly variant: number;
   readonly pages: readonly number[];
   users: number;
   /** The reading, under way or done; null before it. */
@@ -31,8 +33,8 @@ export class Memories {
    * Pages of a text, read or about to be; null while there is no room. Await `read` before using them.
    * @throws AnsatzError when there can never be room.
    */
-  take(tokens: readonly number[]): Memory | null {
-    const key = tokens.join();
+  take(tokens: readonly number[], variant = 0): Memory | null {
+    const key = `${variant === 0 ? '' : `${variant}:`}${tokens.join()}`;
     const found = this.known.get(key);
     if (found) {
       this.known.delete(key);
@@ -50,14 +52,21 @@ export class Memories {
       this.free.push(...old.pages);
     }
     if (this.free.length < wanted) return null;
-    const made: Memory = { key, tokens, pages: this.free.splice(this.free.length - wanted), users: 1, read: null };
+    const made: Memory = {
+      key,
+      tokens,
+      variant,
+      pages: this.free.splice(this.free.length - wanted),
+      users: 1,
+      read: null,
+    };
     this.known.set(key, made);
     return made;
   }
 
   /** Reads it unless that is done. */
   async fill(memory: Memory): Promise<void> {
-    memory.read ??= this.passes.read(memory.tokens, memory.pages);
+    memory.read ??= this.passes.read(memory.tokens, memory.pages, memory.variant);
     try {
       await memory.read;
     } catch (error) {

@@ -22,10 +22,14 @@ import {
   zeros,
 } from '../../tensor/index.ts';
 import { indexOn, type PoolRequests, Pools, poolsOf } from './pools.ts';
+import { disposeVariant, type PassResult, type Reader, type Variant } from './variants.ts';
 
 /** Rows of a pass are rounded up to one of these: a program is captured for each that occurs. */
 const SIZES = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512];
 const sizeFor = (n: number): number => SIZES.find((s) => s >= n) ?? n;
+/** Rows whose logits are wanted: all of them, or a few of many, for which few programs will do. */
+const OUTPUTS = [1, 4, 16, 64, 256];
+const outputsFor = (wanted: number, size: number): number => Math.min(size, OUTPUTS.find((s) => s >= wanted) ?? size);
 
 export const MAX_ROWS = SIZES[SIZES.length - 1];
 
@@ -40,6 +44,8 @@ export interface PassOptions {
   readonly sequences: number;
   /** Pages for what encoders read; by default as many as decoders have. */
   readonly memoryPages?: number;
+  /** Names of what layers show of themselves (`ForwardContext.taps`) that `observed()` is to give. */
+  readonly observe?: (name: string) => boolean;
 }
 
 /** One row of a pass. */
@@ -50,6 +56,8 @@ export interface Row {
   readonly position: number;
   /** Last position that it sees; its own when absent. */
   readonly reach?: number;
+  /** Whose parameters it is computed with (Passes.add); absent: the passes' own. */
+  readonly variant?: number;
   /** Tokens of the sequence's memory; 0: it has none. */
   readonly memory?: number;
 }
@@ -68,8 +76,8 @@ export class Passes {
   readonly requests: PoolRequests;
   readonly model: Model;
   private readonly device: Device;
-  private readonly params: ParamTree;
   private readonly options: PassOptions;
+  private readonly variants = new Map<number, Variant>();
   private readonly own: Pools;
   private readonly memory: Pools | null;
   private readonly index: RowIndex;
@@ -80,13 +88,12 @@ export class Passes {
   private readonly places: Tensor;
   /** Which rows' logits are wanted. */
   private readonly wanted: Tensor;
-  /** What layers made of their parameters when the passes were opened. */
-  private readonly constants: readonly Tensor[];
-  private readonly programs = new Map<string, Captured<{ logits: Tensor }>>();
-  private readonly readers = new Map<number, { step: Captured<null>; inputs: Tensor[] }>();
+  private latest: PassResult | null = null;
+  private added = 0;
+  private last: Promise<unknown> = Promise.resolve();
 
   constructor(device: Device, model: Model, params: ParamTree, options: PassOptions) {
-    [this.device, this.model, this.params, this.options] = [device, model, params, options];
+    [this.device, this.model, this.options] = [device, model, options];
     const { page, pages, format, sequences, maxPages, memoryPages = pages } = options;
     this.requests = poolsOf(model);
     this.own = new Pools(device, this.requests.own, pages, page, format);
@@ -97,7 +104,28 @@ export class Passes {
     [this.inputs, this.segments, this.wanted] = [ids(), ids(), ids()];
     this.places = model.encoder?.before ? ids() : this.index.position;
     model.prepare(device);
-    this.constants = this.requests.constants > 0 ? this.makeConstants() : [];
+    this.take(params);
+  }
+
+  /**
+   * Takes other parameters for the same model: rows and texts that name them are computed with those, over the same pages.
+   * The passes' own are 0.
+   */
+  add(params: ParamTree): Promise<number> {
+    return this.alone(async () => this.take(params));
+  }
+
+  private take(params: ParamTree): number {
+    const constants = this.requests.constants > 0 ? this.makeConstants(params) : [];
+    this.variants.set(this.added, { params, constants, programs: new Map(), readers: new Map() });
+    return this.added++;
+  }
+
+  /** Forgets parameters that no row needs any more; they stay the caller's. */
+  drop(variant: number): void {
+    const known = this.variants.get(variant);
+    this.variants.delete(variant);
+    if (known) disposeVariant(known);
   }
 
   /** Says where the tokens of a sequence lie, or (`memory`) those of the text that it looks at. */
@@ -110,11 +138,45 @@ export class Passes {
 
   /**
    * Computes rows, whose state joins the pages, and gives the logits of those at `wanted`, one after another.
-   * Rows of one sequence must stand together, in order.
+   * Rows of one sequence must stand together, in order. Those with the same parameters are one pass.
    */
-  async run(rows: readonly Row[], wanted: readonly number[]): Promise<Float32Array> {
+  run(rows: readonly Row[], wanted: readonly number[]): Promise<Float32Array> {
+    return this.alone(() => this.passes(rows, wanted));
+  }
+
+  /** One thing after another: all of them write to the same inputs. */
+  private alone<T>(make: () => Promise<T>): Promise<T> {
+    const made = this.last.then(make);
+    this.last = made.catch(() => {});
+    return made;
+  }
+
+  private async passes(rows: readonly Row[], wanted: readonly number[]): Promise<Float32Array> {
+    const variants = [...new Set(rows.map((r) => r.variant ?? 0))];
+    if (variants.length === 1) return this.pass(variants[0], rows, wanted);
+    const { vocab } = this.model.spec;
+    const all = new Float32Array(wanted.length * vocab);
+    for (const variant of variants) {
+      const places = new Map<number, number>();
+      rows.forEach((r, k) => {
+        if ((r.variant ?? 0) === variant) places.set(k, places.size);
+      });
+      const own = wanted.flatMap((row, k) => (places.has(row) ? [{ k, at: places.get(row)! }] : []));
+      const logits = await this.pass(
+        variant,
+        [...places.keys()].map((k) => rows[k]),
+        own.map((w) => w.at),
+      );
+      own.forEach(({ k }, n) => {
+        all.set(logits.subarray(n * vocab, (n + 1) * vocab), k * vocab);
+      });
+    }
+    return all;
+  }
+
+  private async pass(variant: number, rows: readonly Row[], wanted: readonly number[]): Promise<Float32Array> {
     const size = sizeFor(rows.length);
-    const outputs = sizeFor(Math.max(1, wanted.length));
+    const outputs = wanted.length === rows.length ? size : outputsFor(wanted.length, size);
     if (size > MAX_ROWS) throw new AnsatzError(`a pass of ${rows.length} rows, ${MAX_ROWS} is the most`);
     const put = (t: Tensor, n: number, value: (k: number) => number): void =>
       this.device.write(
@@ -137,14 +199,21 @@ export class Passes {
       put(this.places, size, (k) => Math.max(0, (rows[k]?.position ?? 0) - (rows[k]?.memory ?? 0)));
     put(this.wanted, outputs, (k) => wanted[k] ?? 0);
     // Capturing computes the pass too, so the values must be there; what it appends, the run appends again.
-    const program = this.program(size, outputs);
+    const program = this.program(this.variantOf(variant), size, outputs);
     await program.run();
+    this.latest = program.result;
     const all = (await program.result.logits.data()) as Float32Array;
     return all.subarray(0, wanted.length * this.model.spec.vocab);
   }
 
+  /** What layers showed of themselves in the pass before; rows that fill it up included. */
+  async observed(): Promise<Map<string, ArrayLike<number>>> {
+    const entries = Object.entries(this.latest?.observed ?? {});
+    return new Map(await Promise.all(entries.map(async ([name, t]) => [name, await t.data()] as const)));
+  }
+
   /** Reads a text with the encoder; what decoders look at lies in `pages` then. */
-  async read(tokens: readonly number[], pages: readonly number[]): Promise<void> {
+  async read(tokens: readonly number[], pages: readonly number[], variant = 0): Promise<void> {
     if (!this.memory) throw new AnsatzError('this model has no encoder');
     const length = 2 ** Math.ceil(Math.log2(Math.max(16, tokens.length)));
     const values = [
@@ -154,7 +223,7 @@ export class Passes {
       Int32Array.from({ length }, (_, k) => (k < tokens.length ? 0 : -1)),
       Int32Array.from({ length: this.options.maxPages }, (_, k) => pages[k] ?? 0),
     ];
-    const reader = this.reader(length, values);
+    const reader = this.reader(this.variantOf(variant), length, values);
     reader.inputs.forEach((t, k) => {
       t.writeBits(values[k]);
     });
@@ -162,41 +231,42 @@ export class Passes {
   }
 
   dispose(): void {
-    for (const step of this.programs.values()) {
-      step.dispose();
-      step.result.logits.dispose();
-    }
-    for (const { step, inputs } of this.readers.values()) {
-      step.dispose();
-      for (const t of inputs) t.dispose();
-    }
+    for (const variant of this.variants.values()) disposeVariant(variant);
     for (const { table, sequence, position, reach } of [this.index, this.memoryIndex])
       for (const t of [table, sequence, position, reach]) t.dispose();
-    for (const t of [this.inputs, this.segments, this.places, this.wanted, ...this.constants]) t.dispose();
+    for (const t of [this.inputs, this.segments, this.places, this.wanted]) t.dispose();
     this.own.dispose();
     this.memory?.dispose();
   }
 
-  private program(size: number, outputs: number): Captured<{ logits: Tensor }> {
+  private variantOf(variant: number): Variant {
+    const known = this.variants.get(variant);
+    if (!known) throw new AnsatzError('these parameters have been closed');
+    return known;
+  }
+
+  private program({ params, constants, programs }: Variant, size: number, outputs: number): Captured<PassResult> {
     const key = `${size}:${outputs}`;
-    const known = this.programs.get(key);
+    const known = programs.get(key);
     if (known) return known;
-    const { model, params, device } = this;
+    const { model, device } = this;
     const wanted = first(this.wanted, [outputs]);
     const step = capture(device, () =>
       noGrad(() => {
         let next = 0;
-        const { c, h } = this.forward(size, () => this.constants[next++]);
+        const { c, h } = this.forward(params, size, () => constants[next++]);
         const picked = embedding(reshape(h, [size, h.shape[h.rank - 1]]), wanted);
-        return { logits: model.logits(params, picked, c) };
+        const { observe } = this.options;
+        const observed = Object.fromEntries([...(c.taps ?? [])].filter(([name]) => observe!(name)));
+        return { logits: model.logits(params, picked, c), observed };
       }),
     );
-    this.programs.set(key, step);
+    programs.set(key, step);
     return step;
   }
 
   /** Hidden states [1, size, d] of the first `size` rows. */
-  private forward(size: number, constant: RowPass['constant']): { c: ForwardContext; h: Tensor } {
+  private forward(params: ParamTree, size: number, constant: RowPass['constant']): { c: ForwardContext; h: Tensor } {
     const { model, device } = this;
     const index = firstRows(this.index, size);
     const rows: RowPass = {
@@ -206,18 +276,19 @@ export class Passes {
       memory: this.memory ? { ...this.memory.handOut(), index: firstRows(this.memoryIndex, size) } : null,
       seen: (this.options.maxPages * this.options.page) / 2,
     };
-    const c = forwardContext({ device, compute: this.options.compute, rows });
+    const { compute, observe } = this.options;
+    const c = forwardContext({ device, compute, rows, taps: observe ? new Map() : null });
     const [inputs, segments, positions] = [this.inputs, this.segments, this.places].map((t) => first(t, [1, size]));
-    return { c, h: model.hidden(this.params, { inputs, segments, positions }, c) };
+    return { c, h: model.hidden(params, { inputs, segments, positions }, c) };
   }
 
   /** Runs a pass over a row that stands for nothing, and keeps what its layers make of their parameters. */
-  private makeConstants(): Tensor[] {
+  private makeConstants(params: ParamTree): Tensor[] {
     const made: Tensor[] = [];
     this.device.write(this.index.sequence.storage.memory, this.index.sequence.offset, Int32Array.of(-1));
     scope(() =>
       noGrad(() => {
-        this.forward(1, (make) => {
+        this.forward(params, 1, (make) => {
           const t = make().keep();
           made.push(t);
           return t;
@@ -228,10 +299,10 @@ export class Passes {
   }
 
   /** The program that reads texts of up to `length` tokens. */
-  private reader(length: number, values: readonly Int32Array[]): { step: Captured<null>; inputs: Tensor[] } {
-    const known = this.readers.get(length);
+  private reader({ params, readers }: Variant, length: number, values: readonly Int32Array[]): Reader {
+    const known = readers.get(length);
     if (known) return known;
-    const { model, params, device } = this;
+    const { model, device } = this;
     const made = values.map((v, k) => {
       const t = zeros(device, k < 3 ? [1, length] : k === 3 ? [length] : [1, v.length], 'i32').keep();
       t.writeBits(v);
@@ -261,7 +332,7 @@ export class Passes {
       }),
     );
     const reader = { step, inputs: made };
-    this.readers.set(length, reader);
+    readers.set(length, reader);
     return reader;
   }
 }

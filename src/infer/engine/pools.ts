@@ -3,7 +3,17 @@ import type { Device } from '../../backend/device.ts';
 import { MetaDevice } from '../../backend/meta/device.ts';
 import type { Model } from '../../model/model.ts';
 import { forwardContext, initialise, type RowPass, type RowState } from '../../nn/index.ts';
-import { type CacheFormat, noGrad, pageBytes, type RowIndex, scope, type Tensor, zeros } from '../../tensor/index.ts';
+import {
+  type CacheFormat,
+  noGrad,
+  pageBytes,
+  type RowIndex,
+  scope,
+  type Tensor,
+  type Watcher,
+  watch,
+  zeros,
+} from '../../tensor/index.ts';
 
 /** What a layer keeps of each token. */
 export type PoolRequest =
@@ -45,30 +55,50 @@ export function poolsOf(model: Model, page = 32): PoolRequests {
   return requests;
 }
 
-/** Runs a pass on a device without values and notes what layers ask for. */
-function askFor(model: Model, page: number): PoolRequests {
+/** What a pass on a device without values shows of itself. */
+export interface Sketch extends PoolRequests {
+  /** By memory: whose pool it is, or that it is a constant. */
+  readonly holds: ReadonlyMap<number, 'own' | 'memory' | 'constant'>;
+}
+
+const askFor = (model: Model, page: number): PoolRequests => {
+  const { own, memory, constants } = sketch(model, page);
+  return { own, memory, constants };
+};
+
+/** Runs a pass of one row on a device without values and notes what layers ask for. */
+export function sketch(model: Model, page: number, format: CacheFormat = 'f32', see?: Watcher): Sketch {
   const device = new MetaDevice();
   const own: PoolRequest[] = [];
   const memory: PoolRequest[] = [];
+  const holds = new Map<number, 'own' | 'memory' | 'constant'>();
   let constants = 0;
   scope(() => {
     const index = indexOn(device, 1, 1, 1, page);
-    const into = (list: PoolRequest[]): RowState => ({
-      index,
-      keyValues: (kvHeads, width) => {
-        list.push({ kind: 'keyValues', kvHeads, width });
-        return { pool: zeros(device, [1, pageBytes(kvHeads, width, page, 'f32')], 'u8'), format: 'f32' };
-      },
-      vectors: (width, each = page) => {
-        list.push({ kind: 'vectors', width, each });
-        return zeros(device, [1, each, width]);
-      },
-    });
+    const into = (list: PoolRequest[]): RowState => {
+      const pool = (t: Tensor): Tensor => {
+        holds.set(t.storage.memory.id, list === own ? 'own' : 'memory');
+        return t;
+      };
+      return {
+        index,
+        keyValues: (kvHeads, width) => {
+          list.push({ kind: 'keyValues', kvHeads, width });
+          return { pool: pool(zeros(device, [1, pageBytes(kvHeads, width, page, format)], 'u8')), format };
+        },
+        vectors: (width, each = page) => {
+          list.push({ kind: 'vectors', width, each });
+          return pool(zeros(device, [1, each, width]));
+        },
+      };
+    };
     const rows: RowPass = {
       ...into(own),
       constant: (make) => {
         constants++;
-        return make();
+        const made = make();
+        holds.set(made.storage.memory.id, 'constant');
+        return made;
       },
       memory: model.encoder ? into(memory) : null,
       seen: 1,
@@ -77,9 +107,10 @@ function askFor(model: Model, page: number): PoolRequests {
     model.prepare(device);
     const inputs = zeros(device, [1, 1], 'i32');
     const batch = { inputs, segments: inputs, positions: inputs };
-    noGrad(() => model.hidden(params, batch, forwardContext({ device, compute: 'f32', rows })));
+    const pass = (): Tensor => model.hidden(params, batch, forwardContext({ device, compute: 'f32', rows }));
+    noGrad(() => (see ? watch(see, pass) : pass()));
   });
-  return { own, memory, constants };
+  return { own, memory, constants, holds };
 }
 
 /** The pools of some layers, with room for `pages` pages. */

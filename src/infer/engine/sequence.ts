@@ -1,5 +1,6 @@
 /** A request while it is being served: what is known of its text, what has been computed, how it goes on. */
 import type { Truncation, Weights } from '../sampling/distribution.ts';
+import type { Flow } from './flow.ts';
 import type { Memory } from './memories.ts';
 import type { PageList } from './pages.ts';
 
@@ -58,6 +59,8 @@ export interface Request {
   readonly maxTokens: number;
   /** What an encoder reads, for models that have one. */
   readonly encoder?: readonly number[];
+  /** Whose parameters it is for (Passes.add); absent: the passes' own. */
+  readonly variant?: number;
   readonly picker: Picker;
   /** Tokens that end the text; they are not part of it. */
   readonly stop?: readonly number[];
@@ -69,6 +72,8 @@ export interface Request {
   /** Called for every token as it comes; returning false ends the text (a stop string). */
   onToken(pick: Pick): boolean | undefined;
   readonly signal?: AbortSignal;
+  /** How far it may run ahead of whoever takes its tokens; absent: to its end. */
+  readonly flow?: Flow;
 }
 
 export type FinishReason = 'stop' | 'length' | 'cancelled';

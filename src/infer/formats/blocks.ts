@@ -37,7 +37,7 @@ export interface FileTensor {
 export const elementsOf = (shape: readonly number[]): number => shape.reduce((a, b) => a * b, 1);
 
 /** Our row for a row of the file. */
-function rowOf(row: number, pairs: NonNullable<Block['pairs']>): number {
+export function rowOf(row: number, pairs: NonNullable<Block['pairs']>): number {
   const half = pairs.headWidth / 2;
   const within = row % pairs.headWidth;
   const head = row - within;

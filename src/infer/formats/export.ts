@@ -1,22 +1,26 @@
 /** A run's weights as a Hugging Face folder or a GGUF file. */
-import { existsSync, readFileSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { AnsatzError } from '../../backend/errors.ts';
 import type { Tokenizer } from '../../data/tokenizer/index.ts';
+import { buildModel } from '../../model/model.ts';
+import { baseNoteOf } from '../../train/base.ts';
 import type { TrainConfig } from '../../train/config.ts';
 import { withDifferences } from '../../train/lora.ts';
 import { objectiveOf } from '../../train/objective.ts';
 import type { Checkpoint } from '../../train/run/checkpoint.ts';
 import { syncDirectory, writeDurable } from '../../train/run/files.ts';
-import { type TensorSource, writeSafetensors } from '../../train/safetensors.ts';
+import { type SafetensorsFile, type TensorSource, writeSafetensors } from '../../train/safetensors.ts';
+import type { TensorFile } from '../../train/stored.ts';
 import { type FileTensor, writeOut } from './blocks.ts';
+import { type ChatFiles, chatFiles } from './chat-files.ts';
 import { cannotSay, type DecoderFacts, factsOf } from './facts.ts';
 import { HALF_MAX, toBfloats, toHalves } from './floats.ts';
 import { blockOf, type GgufTensor, type GgufType, type GgufValue, writeGguf } from './gguf.ts';
 import { ggufTokenizer } from './gguf-tokenizer.ts';
 import { type HfType, huggingFaceConfig } from './hf-config.ts';
 import { freePlace, madeWhole } from './place.ts';
+import { codesAsQ8, hasCodes, type QuantisedFile, quantisedFile, quantisedNotes } from './quantised.ts';
 import { ggufDecoder, huggingFaceDecoder, huggingFaceT5, ropeFactors } from './tensors.ts';
 
 export interface ExportOptions {
@@ -72,8 +76,7 @@ export async function exportHuggingFace(o: ExportOptions, type: HfType): Promise
   const ids = idsOf(o);
   const json = huggingFaceConfig(facts, type, ids);
   const tensors = facts.family === 't5' ? huggingFaceT5(facts) : huggingFaceDecoder(facts);
-  const stored = await o.checkpoint.tensors('model');
-  const source = withDifferences(stored, o.config.adapter);
+  const { stored, source, quantised } = await weightsOf(o);
   try {
     const bytes = await madeWhole(out, async (draft) => {
       await mkdir(draft);
@@ -93,7 +96,7 @@ export async function exportHuggingFace(o: ExportOptions, type: HfType): Promise
       await write('config.json', json);
       await write('generation_config.json', {
         bos_token_id: ids.bos,
-        eos_token_id: ids.eos,
+        eos_token_id: endsOf(o.run, ids.eos),
         ...(facts.family === 't5' ? { decoder_start_token_id: ids.bos, pad_token_id: ids.bos } : {}),
       });
       o.tokenizer.save(join(draft, 'tokenizer.json'));
@@ -102,36 +105,60 @@ export async function exportHuggingFace(o: ExportOptions, type: HfType): Promise
       return bytes;
     });
     const [architecture] = json.architectures as string[];
-    return { architecture, bytes, tensors: tensors.length, notes: notesOf(o.config) };
+    const notes = [...notesOf(o.config), ...(quantised ? quantisedNotes(quantised, type) : [])];
+    return { architecture, bytes, tensors: tensors.length, notes };
   } finally {
     await stored.close();
   }
 }
 
+/** A run's weights under the names of its parameters: those of a quantised one as the values that they stand for. */
+async function weightsOf({ config, checkpoint }: ExportOptions): Promise<{
+  stored: SafetensorsFile;
+  source: TensorFile;
+  quantised: QuantisedFile | null;
+}> {
+  if (baseNoteOf(checkpoint))
+    throw new AnsatzError('this run adapts a quantised run: there is no file for it to be exported to', {
+      hint: 'adapt the run that the quantised one was made from, and export that',
+    });
+  const stored = await checkpoint.tensors('model');
+  const whole = withDifferences(stored, config.adapter);
+  const quantised = quantisedFile(whole, buildModel(config.model));
+  return { stored, source: quantised ?? whole, quantised };
+}
+
 const SAFE_TYPE = { f32: 'F32', f16: 'F16', bf16: 'BF16' } as const;
 
 function tokenizerConfig(o: ExportOptions, ids: { bos: number; eos: number }): object {
-  const template = chatTemplate(o.run);
+  const { templates, tokens } = chatOf(o.run);
+  const named = [...templates].map(([name, template]) => ({ name, template }));
   return {
     tokenizer_class: 'PreTrainedTokenizerFast',
     bos_token: o.tokenizer.idToToken(ids.bos),
     eos_token: o.tokenizer.idToToken(ids.eos),
+    ...tokens,
     model_max_length: o.config.model.context,
     clean_up_tokenization_spaces: false,
-    ...(template === undefined ? {} : { chat_template: template }),
+    ...(named.length > 0 && {
+      chat_template: named.length === 1 && templates.has('default') ? named[0].template : named,
+    }),
   };
 }
 
-/** How a model that was imported is talked to, if it said. */
-function chatTemplate(run: string): string | undefined {
-  const [own, config] = [join(run, 'chat_template.jinja'), join(run, 'tokenizer_config.json')];
-  if (existsSync(own)) return readFileSync(own, 'utf8');
-  if (!existsSync(config)) return undefined;
+/** The token that ends a text, or all of them where an imported model has several (of answers, of texts). */
+function endsOf(run: string, eos: number): number | number[] {
+  const { ends } = chatOf(run);
+  return ends.length === 0 ? eos : ends.length === 1 ? ends[0] : [...ends];
+}
+
+/** How a model that was imported is talked to, if it said; an export does without what cannot be read. */
+function chatOf(run: string): ChatFiles {
   try {
-    const template: unknown = JSON.parse(readFileSync(config, 'utf8')).chat_template;
-    return typeof template === 'string' ? template : undefined;
-  } catch {
-    return undefined;
+    return chatFiles(run);
+  } catch (error) {
+    if (error instanceof AnsatzError) return { templates: new Map(), tokens: {}, ends: [] };
+    throw error;
   }
 }
 
@@ -152,16 +179,22 @@ export async function exportGguf(o: ExportOptions, type: GgufType): Promise<Expo
   const { metadata: tokens, notes } = ggufTokenizer(o.tokenizer, {
     vocab: facts.vocab,
     begins: originOf(o.checkpoint) === undefined,
-    chatTemplate: chatTemplate(o.run),
+    chatTemplate: chatOf(o.run).templates.get('default'),
   });
   const metadata = new Map([...modelMetadata(facts, o.config.name, type), ...tokens]);
   const tensors = ggufDecoder(facts);
-  const stored = await o.checkpoint.tensors('model');
-  const source = withDifferences(stored, o.config.adapter);
+  const { stored, source, quantised } = await weightsOf(o);
   let done = 0;
   const sources = tensors.map((t): GgufTensor => {
-    const own = typeOf(t, type);
-    const data = async (): Promise<Float32Array> => {
+    const taken = quantised !== null && hasCodes(t, quantised);
+    // What a quantised run has in full was too small for blocks, and stays so beside those that are taken over.
+    const own = quantised && !taken && type === 'q8_0' ? 'f32' : typeOf(t, type);
+    const data = async (): Promise<Float32Array | Uint8Array> => {
+      if (taken && own === 'q8_0') {
+        const codes = await codesAsQ8(t, quantised);
+        o.onProgress?.(++done, tensors.length);
+        return codes;
+      }
       const values = t.name === 'rope_freqs.weight' ? ropeFactors(facts)!.values : await writeOut(t, source);
       o.onProgress?.(++done, tensors.length);
       // Scales of quantised blocks are halves too, and smaller than their weights.
@@ -173,7 +206,8 @@ export async function exportGguf(o: ExportOptions, type: GgufType): Promise<Expo
   try {
     const bytes = await madeWhole(out, (draft) => writeGguf(draft, metadata, sources));
     const kept = narrow ? [`${narrow} matrices have rows that are not whole blocks of 32: they are f16`] : [];
-    return { architecture: 'llama', bytes, tensors: sources.length, notes: [...notesOf(o.config), ...kept, ...notes] };
+    const own = [...notesOf(o.config), ...(quantised ? quantisedNotes(quantised, type) : []), ...kept];
+    return { architecture: 'llama', bytes, tensors: sources.length, notes: [...own, ...notes] };
   } finally {
     await stored.close();
   }

@@ -35,7 +35,8 @@ export interface GgufTensor {
   /** Row-major, as everywhere here; the file lists the dimensions the other way round. */
   readonly shape: readonly number[];
   readonly type: GgufType;
-  data(): Promise<Float32Array>;
+  /** Values, or the bytes of its blocks. */
+  data(): Promise<Float32Array | Uint8Array>;
 }
 
 /** Bytes that a header is made of, as they come. */
@@ -135,7 +136,8 @@ export async function writeGguf(
     };
     await append(header(metadata, tensors));
     for (const t of tensors) {
-      const bytes = FORMATS[t.type].encode(await t.data());
+      const data = await t.data();
+      const bytes = data instanceof Uint8Array ? data : FORMATS[t.type].encode(data);
       if (bytes.length !== sizeOf(t))
         throw new AnsatzError(`${t.name}: ${bytes.length} bytes of data do not fill [${t.shape.join(', ')}]`);
       await append(bytes);

@@ -13,6 +13,7 @@ import { saveCheckpoint } from '../../train/run/checkpoint.ts';
 import { RunFolder } from '../../train/run/folder.ts';
 import type { TensorSource } from '../../train/safetensors.ts';
 import { bySource, elementsOf, readIn } from './blocks.ts';
+import { COMPANIONS, chatFiles } from './chat-files.ts';
 import type { Json } from './hf-config.ts';
 import { type Imported, importedSpec } from './hf-spec.ts';
 import { HfWeights, readJson } from './hf-weights.ts';
@@ -34,9 +35,6 @@ export interface ImportReport {
   readonly types: string[];
 }
 
-/** Files that say how a model is talked to; they are kept beside the run for whoever serves it. */
-export const COMPANIONS = ['tokenizer_config.json', 'generation_config.json', 'chat_template.jinja'];
-
 /**
  * Makes the run, or nothing.
  * @throws AnsatzError when a file is missing, damaged, or asks for what our parts cannot do.
@@ -55,6 +53,7 @@ export async function importHuggingFace(o: ImportOptions): Promise<ImportReport>
     const imported = importedSpec(json, configPath, { most: weights.names.length, context: o.context });
     weights.check(imported.tensors, imported.idle, folder);
     const tokenizer = tokenizerFor(imported, folder);
+    chatFiles(folder); // what cannot be read is said now, not when somebody serves it
     const types = [...new Set(imported.tensors.map((t) => weights.typeOf(t.name)))];
     const start = startOf(json, imported, tokenizer);
     const config = configFor(imported, out, types, start === undefined ? undefined : tokenizer.idToToken(start));

@@ -7,11 +7,27 @@ import type { Tokenizer } from '../../data/tokenizer/index.ts';
 import type { TokenMask } from '../sampling/index.ts';
 import { type Automaton, DEAD } from './automaton.ts';
 
+/** What may come of an answer, and how it stands. */
+export interface AnswerMask extends TokenMask {
+  /** Whether the text so far may end here. */
+  readonly complete: boolean;
+  /** Whether a grammar says what comes next. */
+  readonly bound: boolean;
+}
+
+export interface TableOptions {
+  /** Ids that the model has, tokens or not. */
+  readonly vocab?: number;
+  /** Tokens that end a text, beside the end of texts: they may come when it is complete. */
+  readonly ends?: readonly number[];
+  /** Special tokens that stand for their names, as parts of texts. */
+  readonly spelled?: ReadonlySet<string>;
+}
+
 /** A tokenizer's tokens in the order of their bytes. */
 export class TokenTable {
   readonly size: number;
-  /** End-of-text: it may come when the text is complete. */
-  readonly end: number;
+  readonly ends: readonly number[];
   readonly ids: Int32Array;
   readonly bytes: readonly Uint8Array[];
   /** Where a token stands in that order; -1 for those without bytes. */
@@ -19,10 +35,14 @@ export class TokenTable {
   /** How many bytes a token shares with the one before it. */
   readonly shared: Uint16Array;
 
-  constructor(tokenizer: Tokenizer, vocab = tokenizer.vocabSize) {
+  private readonly tokenizer: Tokenizer;
+
+  constructor(tokenizer: Tokenizer, o: TableOptions = {}) {
+    const { vocab = tokenizer.vocabSize, ends = [], spelled } = o;
     this.size = vocab;
-    this.end = tokenizer.eot;
-    const special = new Set(tokenizer.specialIds.values());
+    this.ends = [...new Set([tokenizer.eot, ...ends])];
+    this.tokenizer = tokenizer;
+    const special = new Set([...tokenizer.specialIds].flatMap(([name, id]) => (spelled?.has(name) ? [] : [id])));
     const all: { id: number; bytes: Uint8Array }[] = [];
     for (let id = 0; id < tokenizer.vocabSize; id++) {
       if (special.has(id)) continue;
@@ -37,6 +57,11 @@ export class TokenTable {
       this.place[id] = k;
     });
     this.shared = Uint16Array.from(all, (t, k) => (k === 0 ? 0 : common(all[k - 1].bytes, t.bytes)));
+  }
+
+  /** What a token adds to a text, special or not. */
+  bytesOf(id: number): Uint8Array {
+    return id < this.tokenizer.vocabSize ? this.tokenizer.decodeBytes([id]) : new Uint8Array(0);
   }
 }
 
@@ -84,7 +109,7 @@ export class Grammar {
       }
       if (!failed) mask[table.ids[k] >> 5] |= 1 << (table.ids[k] & 31);
     }
-    if (automaton.accepts(state)) mask[table.end >> 5] |= 1 << (table.end & 31);
+    if (automaton.accepts(state)) for (const end of table.ends) mask[end >> 5] |= 1 << (end & 31);
     if (this.masks.size >= this.most) this.masks.delete(this.masks.keys().next().value!);
     this.masks.set(state, mask);
     return mask;
@@ -96,7 +121,8 @@ export class Grammar {
   }
 }
 
-export class GrammarMask implements TokenMask {
+export class GrammarMask implements AnswerMask {
+  readonly bound = true;
   private readonly grammar: Grammar;
   private state: number;
   private ended = false;
@@ -127,14 +153,20 @@ export class GrammarMask implements TokenMask {
   }
 
   advance(token: number): void {
-    if (token === this.grammar.table.end) {
+    const { table } = this.grammar;
+    if (table.ends.includes(token)) {
       this.ended = true;
       return;
     }
-    const { table, automaton } = this.grammar;
     const at = table.place[token] ?? -1;
     if (at < 0) throw new AnsatzError(`token ${token} has no bytes: it cannot be part of a constrained text`);
-    for (const b of table.bytes[at]) {
+    this.feed(table.bytes[at]);
+  }
+
+  /** Bytes have come. */
+  feed(bytes: Uint8Array): void {
+    const { automaton } = this.grammar;
+    for (const b of bytes) {
       this.state = this.state === DEAD ? DEAD : automaton.step(this.state, b);
       if (this.state === DEAD) throw new AnsatzError('a token that the grammar does not allow was picked');
     }

@@ -1,12 +1,9 @@
 /**
  * What decoding one token has to read, from what the pass used: every parameter that some op read, of the size that it
  * has in memory; of tables that are only looked up in, one row; of experts, those that fired; of layers that choose
- * their units before computing them, the units that fired; and keys and values of the tokens so far. At batch 1: what
- * several sequences read together is read once for all of them.
+ * their units before computing them, the units that fired. What a pass reads of the tokens before it: state.ts. At batch 1:
+ * what several sequences read together is read once for all of them.
  */
-import type { Model } from '../../model/model.ts';
-import { type CacheFormat, pageBytes } from '../../tensor/index.ts';
-import { poolsOf } from '../engine/index.ts';
 import type { Watcher } from './watcher.ts';
 
 export interface WeightSizes {
@@ -20,8 +17,8 @@ export interface WeightSizes {
   readonly all: number;
 }
 
-/** Names of a feed-forward layer's matrices with a row or column for each unit. */
-const unitMatrices = new Set(['up', 'gate', 'down']);
+/** Names of a feed-forward layer's matrices with a row or column for each unit, or of its units as records. */
+const unitMatrices = /^(up|gate|down|units_\w+)$/;
 
 export function weightSizes(watcher: Watcher): WeightSizes {
   let [always, all] = [0, 0];
@@ -36,19 +33,10 @@ export function weightSizes(watcher: Watcher): WeightSizes {
     const layer = watcher.units.get(part);
     if (mixture) expert.set(mixture.path, (expert.get(mixture.path) ?? 0) + bytes / mixture.experts);
     else if (row) always += bytes / tensor.shape[0];
-    else if (layer && unitMatrices.has(name)) {
+    else if (layer && unitMatrices.test(name)) {
       const known = units.get(part)?.bytes ?? 0;
       units.set(part, { bytes: known + bytes, skips: layer.chosenFirst });
     } else always += bytes;
   }
   return { always, expert, units, all };
-}
-
-/** Bytes of keys and values that a token leaves in the cache. */
-export function cacheBytesPerToken(model: Model, format: CacheFormat): number {
-  const page = 32;
-  return poolsOf(model, page).own.reduce(
-    (n, r) => n + (r.kind === 'keyValues' ? pageBytes(r.kvHeads, r.width, page, format) / page : 0),
-    0,
-  );
 }

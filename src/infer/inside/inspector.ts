@@ -5,9 +5,10 @@ import type { Model } from '../../model/model.ts';
 import type { ParamTree } from '../../nn/index.ts';
 import type { CacheFormat, Compute } from '../../tensor/index.ts';
 import { whyNotRows } from '../decoding.ts';
-import { cacheBytesPerToken, weightSizes } from './bytes.ts';
+import { weightSizes } from './bytes.ts';
 import { InsidePass, type PassSizes, type PassText } from './pass.ts';
 import { type LayerSeen, readExpected, readLayers } from './read.ts';
+import { type StateReads, stateReads } from './state.ts';
 
 /** Tokens that are looked at in one go. */
 export const MOST_TOKENS = 512;
@@ -26,7 +27,7 @@ export interface Inspection {
   readonly bytes: {
     /** All parameters that decoding may read. */
     readonly weights: number;
-    /** Read for each token (bytes.ts): of weights, and of keys and values before it. */
+    /** Read for each token: of weights (bytes.ts), and of what is kept of those before it (state.ts). */
     readonly token: readonly number[];
     readonly cache: readonly number[];
   };
@@ -43,14 +44,15 @@ export class Inspector {
   private readonly model: Model;
   private readonly params: ParamTree;
   private readonly options: InspectorOptions;
-  private readonly cachePerToken: number;
+  private readonly stateReads: StateReads;
   /** Captured passes, the one used last at the end. */
   private readonly passes: InsidePass[] = [];
   private queue: Promise<unknown> = Promise.resolve();
 
   constructor(device: Device, model: Model, params: ParamTree, options: InspectorOptions) {
     [this.device, this.model, this.params, this.options] = [device, model, params, options];
-    this.cachePerToken = cacheBytesPerToken(model, options.cache ?? (options.compute === 'bf16' ? 'bf16' : 'f32'));
+    const { compute, cache = compute === 'bf16' ? 'bf16' : 'f32' } = options;
+    this.stateReads = whyNotRows(model) === null ? stateReads(model, cache) : () => 0;
   }
 
   /** One text after the other. @throws AnsatzError when there is no text. */
@@ -103,7 +105,7 @@ export class Inspector {
             }
           return Math.round(bytes);
         }),
-        cache: Array.from({ length: T }, (_, t) => Math.round((cut + t + 1) * this.cachePerToken)),
+        cache: Array.from({ length: T }, (_, t) => this.stateReads(cut + t + 1, text.encoder.length)),
       },
     };
   }

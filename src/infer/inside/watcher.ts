@@ -3,14 +3,17 @@
  * is part of the program, and every replay refreshes it.
  *
  * Experts: `route` and `route_choice` say who goes where, `combine_rows` with what weight. Units: the input of the
- * product that ends a feed-forward layer (`down`). A unit that is exactly 0 for a token has not fired.
+ * product that ends a feed-forward layer (`down`). A unit that is exactly 0 for a token has not fired. Of units that are
+ * kept as records, those that were chosen count: what they came to nobody sees.
  *
  * Shapes: T tokens, E experts, k choices of a token, F units, b blocks of units.
  */
 import { flatten, type ParamTree } from '../../nn/index.ts';
 import {
   abs,
+  affine,
   cast,
+  concat,
   fill,
   mean,
   ne,
@@ -73,7 +76,7 @@ export class Watcher {
   }
 
   /** To be given to watch(). */
-  readonly see: Watching = (op, inputs, outputs) => {
+  readonly see: Watching = (op, inputs, outputs, p) => {
     inputs.forEach((t, k) => {
       const path = t && this.paths.get(t.storage.memory.id);
       if (path) this.note(op, k, t, path);
@@ -90,6 +93,7 @@ export class Watcher {
       const found = this.routed.get(this.layer);
       if (found && inputs[1]) found.gates = inputs[1];
     } else if (op === 'block_gate' || op === 'unit_choice') this.chosenFirst = true;
+    else if (op === 'sparse_units') this.sumChosen(inputs[1]!, inputs[2]!, (p as { block: number }).block);
     else if (products.has(op)) this.sumUnits(op, inputs[0]!, inputs[1]!);
   };
 
@@ -112,6 +116,23 @@ export class Watcher {
     if (!w.shape.includes(this.width) || w.size % (F * this.width)) return;
     const pick = grouped.has(op) ? this.pick : null;
     this.units.set(parent(path), { ...summedUp(x), pick, chosenFirst: this.chosenFirst });
+  }
+
+  /** The same for units as records: choice i32 [rows, blocks] is the unit of each block. */
+  private sumChosen(choice: Tensor, records: Tensor, block: number): void {
+    const path = this.paths.get(records.storage.memory.id);
+    if (!path) return;
+    const [blocks, { device }] = [choice.shape[1], choice];
+    const chosen = noGrad(() => {
+      // Made by ops: nothing can be written from the host while a pass is captured.
+      const each = concat(
+        Array.from({ length: block }, (_, k) => fill(device, [1, 1, 1], k, 'i32')),
+        2,
+      );
+      const other = cast(ne(reshape(choice, [-1, blocks, 1]), each), 'f32');
+      return reshape(affine(other, -1, 1), [-1, blocks * block]);
+    });
+    this.units.set(parent(path), { ...summedUp(chosen), pick: null, chosenFirst: true });
   }
 }
 

@@ -1,7 +1,7 @@
 /** Picks the tokens of one sequence. */
 import type { Pick, Picker, SamplingShape } from '../engine/sequence.ts';
 import { acceptOrDraw } from '../speculation/accept.ts';
-import { adjust, checkSampling, draw, largest, type SamplingOptions, type Weights, weigh } from './distribution.ts';
+import { adjust, checkSampling, drawFrom, largest, type SamplingOptions, type Weights, weigh } from './distribution.ts';
 import { randomStream } from './random.ts';
 
 /** What may come next, by a grammar that follows the tokens. */
@@ -40,27 +40,35 @@ export class Sampler implements Picker {
 
   /** Keeps a drafted token or picks another: distributed as pick() is (speculation/accept.ts). */
   verify(logits: Float32Array, token: number, from: Weights): Pick | null {
-    return this.choose(logits, (weights) => acceptOrDraw(weights, token, from, this.uniform).token);
+    return this.choose(logits, () => {
+      const weights = weigh(logits, this.options);
+      return weights ? acceptOrDraw(weights, token, from, this.uniform).token : -1;
+    });
   }
 
   /** The distribution of the next token; `logits` is overwritten. Null when nothing may follow. */
   distribution(logits: Float32Array): Weights | null {
-    adjust(logits, this.options, { prompt: this.prompt, made: this.made });
-    this.options.mask?.restrict(logits);
+    this.shapeLogits(logits);
     return weigh(logits, this.options);
   }
 
   pick(logits: Float32Array): Pick | null {
-    return this.choose(logits, (weights) => draw(weights, this.uniform()));
+    return this.choose(logits, () => drawFrom(logits, this.options, this.uniform));
   }
 
-  private choose(logits: Float32Array, by: (weights: Weights) => number): Pick | null {
+  private shapeLogits(logits: Float32Array): void {
+    adjust(logits, this.options, { prompt: this.prompt, made: this.made });
+    this.options.mask?.restrict(logits);
+  }
+
+  /** `by` draws from the logits once they are shaped; -1 when nothing may follow. */
+  private choose(logits: Float32Array, by: () => number): Pick | null {
     const { logprobs } = this.options;
     // The model's own probabilities, whatever is done to them afterwards.
     const own = logprobs === undefined ? null : logits.slice();
-    const weights = this.distribution(logits);
-    if (!weights) return null;
-    const token = by(weights);
+    this.shapeLogits(logits);
+    const token = by();
+    if (token < 0) return null;
     this.note(token);
     if (!own) return { token, logprob: null };
     const scale = logSumExp(own);

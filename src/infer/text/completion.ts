@@ -1,11 +1,16 @@
-/** Text from the engine as it comes: tokens become characters, stop strings end it, leaving early frees its place. */
+/**
+ * Text from the engine as it comes: tokens become characters, stop strings end it, leaving early frees its place. Who takes
+ * no pieces for a while makes it pause (engine/flow.ts).
+ */
 import { StreamDecoder, type Tokenizer } from '../../data/tokenizer/index.ts';
-import type { Decoding, Finished, FinishReason, Pick, Request } from '../engine/index.ts';
+import { type Decoding, type Finished, type FinishReason, Flow, type Pick, type Request } from '../engine/index.ts';
 import { StopStrings } from './stops.ts';
 
-export interface CompletionRequest extends Omit<Request, 'onToken' | 'signal'> {
+export interface CompletionRequest extends Omit<Request, 'onToken' | 'signal' | 'flow'> {
   /** Texts that end the completion; they are not part of it. */
   readonly stopStrings?: readonly string[];
+  /** Whether what comes now is part of something that is not to be cut: no stop string ends it. */
+  readonly whole?: () => boolean;
   readonly signal?: AbortSignal;
 }
 
@@ -35,11 +40,13 @@ export async function* complete(
   request.signal?.addEventListener('abort', forward);
 
   const ready: Piece[] = [];
+  const flow = new Flow();
   let picks: Pick[] = [];
   let wake: () => void = () => {};
   const release = (text: string): void => {
     if (text === '') return;
     ready.push({ text, picks });
+    flow.made(picks.length);
     picks = [];
     wake();
   };
@@ -48,9 +55,11 @@ export async function* complete(
     .submit({
       ...request,
       signal: control.signal,
+      flow,
       onToken: (pick) => {
         picks.push(pick);
-        release(stops.push(decoder.push(pick.token)));
+        const text = decoder.push(pick.token);
+        release(request.whole?.() ? stops.pass(text) : stops.push(text));
         return stops.found === null;
       },
     })
@@ -67,6 +76,7 @@ export async function* complete(
     for (;;) {
       const piece = ready.shift();
       if (piece) {
+        flow.taken(piece.picks.length);
         yield piece;
         continue;
       }

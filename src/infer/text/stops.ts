@@ -30,6 +30,11 @@ export class StopStrings {
     return all.slice(0, all.length - keep);
   }
 
+  /** Text in which nothing stops: it goes out with what was held back. */
+  pass(text: string): string {
+    return this.found === null ? this.end() + text : '';
+  }
+
   /** What was held back, when the text has ended without a stop string. */
   end(): string {
     const rest = this.held;

@@ -4,10 +4,14 @@ import type { Drafter } from '../../infer/engine/index.ts';
 import { putTokens, startOf } from '../../infer/prompt.ts';
 import type { SamplerOptions } from '../../infer/sampling/index.ts';
 import { PromptLookup } from '../../infer/speculation/prompt-lookup.ts';
+import type { CallSyntax } from '../../infer/text/calls.ts';
+import type { Prompt } from '../../objectives/index.ts';
 import { badRequest } from '../http/errors.ts';
 import type { Speaker, Turn } from '../models/chat-template.ts';
 import type { Ask } from '../models/generation.ts';
 import type { ServedModel } from '../models/served.ts';
+import { type Tool, withTools } from '../models/tools.ts';
+import { callingOf } from './calling.ts';
 import { infillPrompt } from './infill.ts';
 import type { ChatRequest, CompletionRequest, Content, Message } from './schema.ts';
 
@@ -63,12 +67,19 @@ export const stopsOf = (stop: string | readonly string[] | undefined): string[] 
 const speakerOf = (role: Message['role']): Speaker => (role === 'developer' ? 'system' : role);
 
 export function turnsOf(messages: readonly Message[]): Turn[] {
-  return messages.map(({ role, content, tool_calls }, k) => {
-    if (content === undefined && !tool_calls) throw badRequest('must have content', `messages[${k}].content`);
-    const calls = (tool_calls ?? []).map((c) =>
-      JSON.stringify({ name: c.function.name, arguments: c.function.arguments }),
-    );
-    return { role: speakerOf(role), text: [textOf(content), ...calls].filter((s) => s !== '').join('\n') };
+  const names = new Map<string, string>();
+  return messages.map(({ role, content, tool_calls: called, tool_call_id: id, name }, k) => {
+    if (content === undefined && !called?.length) throw badRequest('must have content', `messages[${k}].content`);
+    for (const c of called ?? []) if (c.id !== undefined) names.set(c.id, c.function.name);
+    const calls = called?.map((c) => ({ ...(c.id !== undefined && { id: c.id }), ...c.function }));
+    const function_ = name ?? (id === undefined ? undefined : names.get(id));
+    return {
+      ...{ role: speakerOf(role), text: textOf(content) },
+      ...(role === 'assistant' && calls && calls.length > 0 && { calls }),
+      ...(role === 'tool' && {
+        answers: { ...(id !== undefined && { id }), ...(function_ !== undefined && { name: function_ }) },
+      }),
+    };
   });
 }
 
@@ -113,25 +124,49 @@ function drafterFor(model: ServedModel, prediction?: readonly number[]): () => D
   return () => (model.options.lookup ? new PromptLookup() : null);
 }
 
+/** What a model says that calls functions: which, and in what form. */
+export interface ChatAsk extends Ask {
+  /** Null: no function can be called. */
+  readonly calls: CallSyntax | null;
+}
+
+/** The tokens of a dialogue, and how it goes on. */
+function promptOf(model: ServedModel, turns: Turn[], tools: readonly Tool[]): Prompt & { decoder: number[] } {
+  const { tokenizer, vocabulary, template, opened } = model;
+  const last = turns[turns.length - 1];
+  const begun = turns.length > 1 && last.role === 'assistant' && !last.calls ? turns.pop()!.text : '';
+  const answer = tokenizer.encode(begun, { special: 'text' });
+  const rendered = (said: readonly Turn[], offered: readonly Tool[]): number[] => [
+    ...template.render(said, true, offered).flatMap((p) => p.ids),
+    ...answer,
+  ];
+  const put = (ids: readonly number[], context?: number[]) =>
+    putTokens(tokenizer, vocabulary, opened.objective, Number.POSITIVE_INFINITY, ids, { context });
+  if (!model.reads) {
+    const ids = rendered(turns, tools);
+    return template.whole ? { decoder: beginning(model, ids), stop: [] } : put(ids);
+  }
+  const told = withTools(turns, tools, template.calls);
+  const system = told.filter((t) => t.role === 'system').map((t) => t.text);
+  const said = told.filter((t) => t.role !== 'system');
+  return put(rendered(said, []), [...tokenizer.encode(system.join('\n\n'), { special: 'text' })]);
+}
+
+/** A text that a template wrote begins as it says; examples (serve/tuning) all begin with the same token. */
+function beginning({ tokenizer, opened }: ServedModel, ids: number[]): number[] {
+  const start = startOf(tokenizer);
+  if (opened.config.objective.kind !== 'supervised' || start.every((id, k) => ids[k] === id)) return ids;
+  return [...start, ...ids];
+}
+
 /**
  * What a dialogue asks. An encoder reads what the system says; the dialogue itself is the decoder's. A last message of
  * the assistant is an answer that has begun: the model goes on with it.
  */
-export function chatAsk(model: ServedModel, r: ChatRequest): Ask {
-  const { tokenizer, vocabulary, template, opened } = model;
-  const turns = turnsOf(r.messages);
-  const begun = turns.length > 1 && turns[turns.length - 1].role === 'assistant' ? turns.pop()!.text : '';
-  const said = model.reads ? turns.filter((t) => t.role !== 'system') : turns;
-  const system = model.reads
-    ? turns
-        .filter((t) => t.role === 'system')
-        .map((t) => t.text)
-        .join('\n\n')
-    : undefined;
-  const open = template.render(said, true).flatMap((p) => p.ids);
-  const ids = [...open, ...tokenizer.encode(begun, { special: 'text' })];
-  const context = system === undefined ? undefined : [...tokenizer.encode(system, { special: 'text' })];
-  const put = putTokens(tokenizer, vocabulary, opened.objective, Number.POSITIVE_INFINITY, ids, { context });
+export function chatAsk(model: ServedModel, r: ChatRequest): ChatAsk {
+  const { tokenizer, template } = model;
+  const calling = callingOf(r);
+  const put = promptOf(model, turnsOf(r.messages), calling?.tools ?? []);
   checkEncoder(model, put.encoder, 'messages');
   const topLogprobs = r.logprobs ? (r.top_logprobs ?? 0) : undefined;
   if (r.top_logprobs !== undefined && !r.logprobs)
@@ -143,7 +178,11 @@ export function chatAsk(model: ServedModel, r: ChatRequest): Ask {
     ahead: (put.visible ?? -1) + 1,
     maxTokens: roomFor(model, put.decoder, r.max_completion_tokens ?? r.max_tokens, 'messages'),
     sampling: { ...samplingOf(r, model, topLogprobs), never: put.never ?? [] },
-    grammar: model.grammar(r.response_format),
+    grammar: calling
+      ? model.grammars.ofCalls(template.calls, calling, r.response_format)
+      : model.grammars.ofFormat(r.response_format),
+    calls: calling ? template.calls : null,
+    uncut: calling !== null,
     stop: [tokenizer.eot, ...put.stop, ...template.stop],
     stopStrings: [...stopsOf(r.stop), ...template.stopStrings],
     drafter: drafterFor(model, prediction),

@@ -38,8 +38,19 @@ export const messageSchema = z.object({
   role: z.enum(roles),
   content: maybe(content),
   name: maybe(z.string().max(512)),
-  /** What an assistant asked of tools: kept as text. */
-  tool_calls: maybe(z.array(z.object({ function: z.object({ name: z.string(), arguments: z.string() }) })).max(128)),
+  /** What an assistant asked of tools. */
+  tool_calls: maybe(
+    z
+      .array(
+        z.object({
+          id: maybe(z.string().max(512)),
+          function: z.object({ name: z.string().max(512), arguments: z.string() }),
+        }),
+      )
+      .max(128),
+  ),
+  /** The call that a tool answers. */
+  tool_call_id: maybe(z.string().max(512)),
 });
 export type Message = z.output<typeof messageSchema>;
 
@@ -59,6 +70,24 @@ const responseFormat = z.discriminatedUnion('type', [
 ]);
 export type ResponseFormat = z.output<typeof responseFormat>;
 
+const functionName = z.string().regex(/^[\w-]{1,64}$/, 'must be 1 to 64 letters, digits, _ or -');
+export const toolSchema = z.object({
+  type: z.literal('function', 'only tools of type function are supported'),
+  function: z.object({
+    name: functionName,
+    description: maybe(z.string()),
+    parameters: maybe(z.record(z.string(), z.unknown())),
+    strict: maybe(z.boolean()),
+  }),
+});
+const toolChoice = z.union(
+  [
+    z.enum(['none', 'auto', 'required']),
+    z.object({ type: z.literal('function'), function: z.object({ name: functionName }) }),
+  ],
+  "must be 'none', 'auto', 'required' or {type: 'function', function: {name}}",
+);
+
 export const chatSchema = z.object({
   ...sampling,
   messages: z.array(messageSchema).min(1),
@@ -67,8 +96,9 @@ export const chatSchema = z.object({
   logprobs: maybe(z.boolean()),
   top_logprobs: maybe(whole.min(0).max(20)),
   response_format: maybe(responseFormat),
-  tools: maybe(z.array(z.unknown())),
-  tool_choice: maybe(z.unknown()),
+  tools: maybe(z.array(toolSchema).max(128)),
+  tool_choice: maybe(toolChoice),
+  parallel_tool_calls: maybe(z.boolean()),
   /** Text that the answer is expected to repeat much of: it is drafted from. */
   prediction: maybe(z.object({ type: z.literal('content'), content })),
 });

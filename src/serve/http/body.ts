@@ -49,6 +49,9 @@ function depthOf(text: string): number {
   return deepest;
 }
 
+/** Whether a text of JSON is nested deeper than anything here goes through. */
+export const tooDeep = (text: string): boolean => depthOf(text) > MAX_DEPTH;
+
 export function parseJson(bytes: Uint8Array): unknown {
   let text: string;
   try {
@@ -56,7 +59,7 @@ export function parseJson(bytes: Uint8Array): unknown {
   } catch {
     throw badRequest('The body is not valid UTF-8.');
   }
-  if (depthOf(text) > MAX_DEPTH) throw badRequest(`The body is nested more than ${MAX_DEPTH} levels deep.`);
+  if (tooDeep(text)) throw badRequest(`The body is nested more than ${MAX_DEPTH} levels deep.`);
   try {
     return JSON.parse(text);
   } catch (error) {
@@ -74,7 +77,8 @@ function innermost(issue: z.core.$ZodIssue): { path: PropertyKey[]; message: str
     .flat()
     .map(innermost)
     .sort((a, b) => b.path.length - a.path.length)[0];
-  if (!deepest || deepest.path.length === 0) return { path: issue.path, message: 'has the wrong type' };
+  if (!deepest || deepest.path.length === 0)
+    return { path: issue.path, message: issue.message === 'Invalid input' ? 'has the wrong type' : issue.message };
   return { path: [...issue.path, ...deepest.path], message: deepest.message };
 }
 

@@ -68,11 +68,19 @@ export class Observer {
       this.metrics.read(
         `ansatz_${name}`,
         help,
-        () => this.models.map((m) => [{ model: m.info.name }, value(m.decoding.stats())]),
+        () => {
+          // An adapter has the decoder of the model that it stands beside.
+          const own = this.models.filter((m) => m.base === null);
+          return own.map((m) => [{ model: m.info.name }, value(m.decoding.stats())]);
+        },
         type,
       );
+    this.metrics.read('ansatz_weight_bytes', "Bytes of weights that are a model's own.", () =>
+      this.models.map((m) => [{ model: m.info.name, ...(m.base !== null && { base: m.base }) }, m.weightBytes]),
+    );
     ofModels('sequences_running', 'Sequences that have a place.', (s) => s.running);
     ofModels('sequences_waiting', 'Sequences that wait for one.', (s) => s.waiting);
+    ofModels('sequences_paused', 'Sequences whose clients read slowly.', (s) => s.paused);
     ofModels('steps_total', 'Steps of the decoder.', (s) => s.steps, 'counter');
     ofModels('rows_total', 'Rows of those steps.', (s) => s.rows, 'counter');
     ofModels('preemptions_total', 'Sequences that had to start over.', (s) => s.preemptions, 'counter');

@@ -22,7 +22,9 @@ export class EventStream {
       'x-accel-buffering': 'no',
     });
     out.flushHeaders();
-    this.timer = setInterval(() => out.write(': ping\n\n'), PING_MS);
+    this.timer = setInterval(() => {
+      if (!out.writableNeedDrain) out.write(': ping\n\n');
+    }, PING_MS);
     this.timer.unref();
   }
 

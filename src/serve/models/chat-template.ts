@@ -3,13 +3,22 @@
  * plain lines otherwise. What people write is encoded as text, so no message can forge a marker; each piece is encoded
  * on its own, so a dialogue has the same tokens in training and in use.
  */
+import { AnsatzError } from '../../backend/errors.ts';
 import type { Tokenizer } from '../../data/tokenizer/index.ts';
+import { chatFiles } from '../../infer/formats/chat-files.ts';
+import { type Call, type CallSyntax, HERMES } from '../../infer/text/calls.ts';
+import { JinjaTemplate } from './jinja-template.ts';
+import { type Tool, withTools } from './tools.ts';
 
 export type Speaker = 'system' | 'user' | 'assistant' | 'tool';
 
 export interface Turn {
   readonly role: Speaker;
   readonly text: string;
+  /** What an assistant calls, with ids that answers name. */
+  readonly calls?: readonly (Call & { readonly id?: string })[];
+  /** The call that a tool answers, and the function's name. */
+  readonly answers?: { readonly id?: string; readonly name?: string };
 }
 
 /** Tokens of a dialogue; those of answers are what a model is trained to say. */
@@ -20,8 +29,15 @@ export interface Part {
 
 export interface ChatTemplate {
   readonly name: string;
-  /** Each turn as what is given and what is said. `open`: the next answer begins at the end. */
-  render(turns: readonly Turn[], open: boolean): Part[];
+  /**
+   * Each turn as what is given and what is said. `open`: the next answer begins at the end.
+   * @throws ApiError 400 when the template has no words for these turns.
+   */
+  render(turns: readonly Turn[], open: boolean, tools?: readonly Tool[]): Part[];
+  /** Whether it writes everything itself, the token that begins a text included. */
+  readonly whole: boolean;
+  /** How calls are written. */
+  readonly calls: CallSyntax;
   /** Tokens that end an answer. */
   readonly stop: readonly number[];
   /** Text that ends an answer of a model which never learned to stop. */
@@ -70,7 +86,25 @@ const TITLES: Readonly<Record<Speaker, string>> = {
   tool: 'Tool',
 };
 
-export function chatTemplate(tokenizer: Tokenizer): ChatTemplate {
+/**
+ * The template that came with a run's model, or one of our own.
+ * @throws AnsatzError when the one that came cannot be used.
+ */
+export function chatTemplate(tokenizer: Tokenizer, run: string): ChatTemplate {
+  try {
+    const files = chatFiles(run);
+    return files.templates.size > 0 ? new JinjaTemplate(tokenizer, files) : builtInTemplate(tokenizer);
+  } catch (error) {
+    if (!(error instanceof AnsatzError)) throw error;
+    throw new AnsatzError(error.message.startsWith(run) ? error.message : `${run}: ${error.message}`, {
+      hint: error.hint ?? `mend it in ${run} (chat_template.jinja or tokenizer_config.json), or remove it`,
+      cause: error,
+    });
+  }
+}
+
+/** A template of our own. */
+export function builtInTemplate(tokenizer: Tokenizer): ChatTemplate {
   const known = MARKERS.find((m) => m.needs.every((name) => tokenizer.specialIds.has(name)));
   const text = (s: string): number[] => (s === '' ? [] : [...tokenizer.encode(s, { special: 'text' })]);
   const word = (s: string): number[] => {
@@ -86,7 +120,10 @@ export function chatTemplate(tokenizer: Tokenizer): ChatTemplate {
     name: known?.name ?? 'plain',
     stop: end === eot ? [] : [end],
     stopStrings: known ? [] : ['\n### User\n', '\n### Tool\n'],
-    render: (turns, open) => {
+    whole: false,
+    calls: HERMES,
+    render: (dialogue, open, tools = []) => {
+      const turns = withTools(dialogue, tools, HERMES);
       const parts: Part[] = [];
       let given: number[] = [];
       const give = (): void => {

@@ -1,9 +1,9 @@
 /** One continuation of one prompt: text as it comes, with its tokens, and how it ended. */
 import type { Drafter, FinishReason, Pick, Picker } from '../../infer/engine/index.ts';
-import type { Grammar, GrammarMask } from '../../infer/grammar/index.ts';
 import { Sampler, type SamplerOptions } from '../../infer/sampling/index.ts';
 import { complete } from '../../infer/text/completion.ts';
 import { ApiError } from '../http/errors.ts';
+import type { AnswerGrammar } from './grammars.ts';
 import type { ServedModel } from './served.ts';
 import { type ScoredToken, TokenLog } from './token-log.ts';
 
@@ -15,7 +15,9 @@ export interface Ask {
   readonly ahead?: number;
   readonly maxTokens: number;
   readonly sampling: Omit<SamplerOptions, 'mask'>;
-  readonly grammar?: Grammar | null;
+  readonly grammar?: AnswerGrammar | null;
+  /** Whether stop strings leave alone what the grammar is about. */
+  readonly uncut?: boolean;
   /** Tokens and texts that end it. */
   readonly stop: readonly number[];
   readonly stopStrings: readonly string[];
@@ -81,7 +83,7 @@ export async function* generate(
   watcher: Watcher,
 ): AsyncGenerator<TextPiece, Ending> {
   const { tokenizer, decoding } = model;
-  const mask: GrammarMask | null = ask.grammar?.begin() ?? null;
+  const mask = ask.grammar?.begin() ?? null;
   const never = [...(ask.sampling.never ?? []), ...model.unused];
   const picker = new EndingPicker(new Sampler({ ...ask.sampling, never, mask }, ask.prompt), ask.stop);
   const log = new TokenLog(tokenizer, ask.offset);
@@ -93,6 +95,7 @@ export async function* generate(
     picker,
     stop: ask.stop,
     stopStrings: ask.stopStrings,
+    whole: () => ask.uncut === true && mask !== null && mask.bound,
     drafter: ask.drafter?.() ?? null,
     scorePrompt: ask.scorePrompt,
     signal,

@@ -1,7 +1,7 @@
 /** Models by name. Runs that the server was given stay open; adapted ones are opened when somebody asks for them. */
-import { openRun } from '../../infer/load.ts';
 import { ApiError, noModel } from '../http/errors.ts';
-import { type ModelInfo, ServedModel, type ServingOptions } from './served.ts';
+import { baseOf, open } from './opening.ts';
+import type { ModelInfo, ServedModel, ServingOptions } from './served.ts';
 
 /** A model in use: it stays open until it is released. */
 export interface Lease {
@@ -16,14 +16,16 @@ interface Tuned {
   /** Its checkpoint; by default the newest. */
   readonly step?: number;
   opened: Promise<ServedModel> | null;
+  /** Whether it is a few matrices beside a model that is open anyway. */
+  readonly light: boolean;
   /** Requests that use it or wait for it, and when the last one began. */
   users: number;
   used: number;
 }
 
-/** Adapted models that stay open, and that may be in use at a time. */
-const MAX_OPEN = 4;
-const MAX_BUSY = 8;
+/** Adapted models that stay open, and that may be in use at a time: those with all weights, and those of few. */
+const MOST = { open: 4, busy: 8 };
+const MOST_LIGHT = { open: 64, busy: 256 };
 
 export class Registry {
   private readonly own = new Map<string, ServedModel>();
@@ -40,7 +42,9 @@ export class Registry {
   }
 
   addTuned(info: ModelInfo, path: string, step?: number): void {
-    if (!this.tuned.has(info.name)) this.tuned.set(info.name, { info, path, step, opened: null, users: 0, used: 0 });
+    if (this.tuned.has(info.name)) return;
+    const light = baseOf(path, [...this.own.values()]) !== undefined;
+    this.tuned.set(info.name, { info, path, step, light, opened: null, users: 0, used: 0 });
   }
 
   list(): ModelInfo[] {
@@ -71,7 +75,7 @@ export class Registry {
     tuned.users++;
     let held = true;
     const release = (): void => {
-      if (held && --tuned.users === 0) void this.closeIdle(MAX_OPEN);
+      if (held && --tuned.users === 0) void this.closeIdle(tuned.light);
       held = false;
     };
     try {
@@ -92,17 +96,18 @@ export class Registry {
   }
 
   async close(): Promise<void> {
-    const open = await this.open();
+    const all = await this.open();
     this.own.clear();
     this.tuned.clear();
-    for (const model of open) await model.close();
+    // Adapters before the models that they stand beside.
+    for (const model of all.reverse()) await model.close();
   }
 
   private openTuned(tuned: Tuned): Promise<ServedModel> {
     tuned.used = ++this.clock;
     if (tuned.opened) return tuned.opened;
-    const busy = this.openOnes().filter((t) => t.users > 0).length;
-    if (busy >= MAX_BUSY)
+    const busy = this.openOnes(tuned.light).filter((t) => t.users > 0).length;
+    if (busy >= (tuned.light ? MOST_LIGHT : MOST).busy)
       throw new ApiError(503, `The server is overloaded: ${busy} adapted models are in use.`, {
         code: 'overloaded',
         headers: { 'retry-after': '1', 'retry-after-ms': '1000' },
@@ -114,21 +119,23 @@ export class Registry {
     return tuned.opened;
   }
 
-  private async load({ info, path, step }: Tuned): Promise<ServedModel> {
-    await this.closeIdle(MAX_OPEN);
-    return new ServedModel(info, await openRun(path, { step }), this.options);
+  private async load({ info, path, step, light }: Tuned): Promise<ServedModel> {
+    await this.closeIdle(light);
+    return open(info, path, [...this.own.values()], this.options, { step });
   }
 
   /** Those used longest ago first. */
-  private openOnes(): Tuned[] {
-    return [...this.tuned.values()].filter((t) => t.opened !== null).sort((a, b) => a.used - b.used);
+  private openOnes(light: boolean): Tuned[] {
+    return [...this.tuned.values()]
+      .filter((t) => t.opened !== null && t.light === light)
+      .sort((a, b) => a.used - b.used);
   }
 
-  /** Closes adapted models that nobody uses until `most` are open. */
-  private async closeIdle(most: number): Promise<void> {
-    const open = this.openOnes();
-    const idle = open.filter((t) => t.users === 0);
-    for (const t of idle.slice(0, Math.max(0, open.length - most))) {
+  /** Closes adapted models that nobody uses until no more are open than may be. */
+  private async closeIdle(light: boolean): Promise<void> {
+    const all = this.openOnes(light);
+    const idle = all.filter((t) => t.users === 0);
+    for (const t of idle.slice(0, Math.max(0, all.length - (light ? MOST_LIGHT : MOST).open))) {
       const { opened } = t;
       t.opened = null;
       await opened!.then((m) => m.close()).catch(() => {});

@@ -2,24 +2,14 @@
 import { createHash } from 'node:crypto';
 import { AnsatzError } from '../../backend/errors.ts';
 import type { Tokenizer } from '../../data/tokenizer/index.ts';
-import { cacheSizes, type DecodingOptions, type OpenDecoding, openDecoding, whyNotRows } from '../../infer/decoding.ts';
-import {
-  Automaton,
-  Grammar,
-  type JsonSchema,
-  objectGrammar,
-  schemaGrammar,
-  TokenTable,
-} from '../../infer/grammar/index.ts';
+import type { OpenDecoding } from '../../infer/decoding.ts';
 import type { OpenRun } from '../../infer/load.ts';
-import { disposeTree } from '../../nn/index.ts';
 import type { Vocabulary } from '../../objectives/index.ts';
 import { vocabularyOf } from '../../train/objective.ts';
-import type { ResponseFormat } from '../api/schema.ts';
-import { badRequest } from '../http/errors.ts';
 import { closeInspector } from '../inspect.ts';
 import { type ChatTemplate, chatTemplate } from './chat-template.ts';
 import { Embedder } from './embedder.ts';
+import { Grammars } from './grammars.ts';
 
 export interface ServingOptions {
   /** Bytes for the cache of each model. */
@@ -43,14 +33,16 @@ export interface ModelInfo {
   readonly hidden?: boolean;
 }
 
-/** Tokens drafted at a time. */
-const DRAFTS = 6;
-/** A cache that is not given a size holds all sequences at full length, up to this. */
-const USUAL_CACHE = 1 << 30;
-/** Grammars kept, and states after which one is made anew. */
-const GRAMMARS = 32;
-const MAX_STATES = 50_000;
-const MAX_SCHEMA = 64 << 10;
+/** What a model computes with. */
+export interface Machinery {
+  readonly decoding: OpenDecoding;
+  /** Bytes of the weights that are its own. */
+  readonly bytes: number;
+  /** The model whose weights it shares; null: it has all of them itself. */
+  readonly base: string | null;
+  /** Frees the weights, once nothing computes with them. */
+  dispose(): void;
+}
 
 export class ServedModel {
   readonly info: ModelInfo;
@@ -64,28 +56,30 @@ export class ServedModel {
   readonly fingerprint: string;
   /** Ids that are never picked: the model has them, the tokenizer does not. */
   readonly unused: readonly number[];
-  private readonly grammars = new Map<string, Grammar>();
-  private table: TokenTable | null = null;
+  readonly grammars: Grammars;
+  private readonly machinery: Machinery;
   private embedder: Embedder | null = null;
 
-  constructor(info: ModelInfo, opened: OpenRun, options: ServingOptions, draft?: OpenRun) {
-    [this.info, this.opened, this.options] = [info, opened, options];
-    const { tokenizer, device, model, params, config, run, checkpoint } = opened;
+  constructor(info: ModelInfo, opened: OpenRun, options: ServingOptions, machinery: Machinery) {
+    [this.info, this.opened, this.options, this.machinery] = [info, opened, options, machinery];
+    this.decoding = machinery.decoding;
+    const { tokenizer, model, run, checkpoint } = opened;
     this.tokenizer = tokenizer;
     this.vocabulary = vocabularyOf(tokenizer);
-    this.template = chatTemplate(tokenizer);
+    this.template = chatTemplate(tokenizer, run.path);
+    this.grammars = new Grammars(tokenizer, model.spec.vocab, this.template.stop);
     this.unused = Array.from({ length: model.spec.vocab - tokenizer.vocabSize }, (_, k) => tokenizer.vocabSize + k);
     this.fingerprint = `fp_${createHash('sha256').update(`${run.hash}:${checkpoint.step}`).digest('hex').slice(0, 10)}`;
-    if (draft) sameTokens(draft.tokenizer, tokenizer, info.name);
-    const decoding: DecodingOptions = {
-      compute: config.precision,
-      ahead: opened.objective.shape.visible,
-      sequences: options.sequences,
-      cacheBytes: options.cacheBytes ?? this.usualCache(),
-      drafts: DRAFTS,
-      ...(draft && { draft: { model: draft.model, params: draft.params, compute: draft.config.precision } }),
-    };
-    this.decoding = openDecoding(device, model, params, decoding);
+  }
+
+  /** The model whose weights it shares. */
+  get base(): string | null {
+    return this.machinery.base;
+  }
+
+  /** Bytes of the weights that are its own. */
+  get weightBytes(): number {
+    return this.machinery.bytes;
   }
 
   get context(): number {
@@ -95,23 +89,6 @@ export class ServedModel {
   /** Whether an encoder reads something before the text begins. */
   get reads(): boolean {
     return this.opened.model.encoder !== undefined;
-  }
-
-  /** The grammar of an answer; null when any text will do. */
-  grammar(format: ResponseFormat | undefined): Grammar | null {
-    if (!format || format.type === 'text') return null;
-    const schema: JsonSchema | null = format.type === 'json_schema' ? (format.json_schema.schema ?? true) : null;
-    const key = JSON.stringify(schema);
-    if (key.length > MAX_SCHEMA)
-      throw badRequest(`The schema is longer than ${MAX_SCHEMA} characters.`, 'response_format');
-    let grammar = this.grammars.get(key);
-    if (!grammar || grammar.automaton.size > MAX_STATES) {
-      grammar = this.compile(schema);
-      if (this.grammars.size >= GRAMMARS) this.grammars.delete(this.grammars.keys().next().value!);
-    }
-    this.grammars.delete(key);
-    this.grammars.set(key, grammar);
-    return grammar;
   }
 
   /** Normalised means of hidden states. */
@@ -124,29 +101,11 @@ export class ServedModel {
     await this.decoding.close();
     await this.embedder?.close();
     await closeInspector(this);
-    disposeTree(this.opened.params);
-  }
-
-  private compile(schema: JsonSchema | null): Grammar {
-    this.table ??= new TokenTable(this.tokenizer, this.opened.model.spec.vocab);
-    try {
-      return new Grammar(new Automaton(schema === null ? objectGrammar() : schemaGrammar(schema)), this.table);
-    } catch (error) {
-      if (error instanceof AnsatzError)
-        throw badRequest(error.hint ? `${error.message}; ${error.hint}` : error.message, 'response_format');
-      throw error;
-    }
-  }
-
-  private usualCache(): number {
-    const { model, config } = this.opened;
-    if (whyNotRows(model)) return USUAL_CACHE;
-    const { each, maxPages } = cacheSizes(model, config.precision);
-    return Math.min(USUAL_CACHE, this.options.sequences * maxPages * each);
+    this.machinery.dispose();
   }
 }
 
-function sameTokens(draft: Tokenizer, tokenizer: Tokenizer, name: string): void {
+export function sameTokens(draft: Tokenizer, tokenizer: Tokenizer, name: string): void {
   const same =
     draft.vocabSize === tokenizer.vocabSize &&
     Array.from({ length: draft.vocabSize }, (_, id) => draft.idToToken(id) === tokenizer.idToToken(id)).every(Boolean);

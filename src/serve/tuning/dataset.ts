@@ -3,12 +3,15 @@ import { z } from 'zod';
 import type { Tokenizer } from '../../data/tokenizer/index.ts';
 import { ANSWER, ANSWERED, MARKS, READ } from '../../objectives/index.ts';
 import { turnsOf } from '../api/asks.ts';
-import { messageSchema } from '../api/schema.ts';
+import { messageSchema, toolSchema } from '../api/schema.ts';
 import { ApiError } from '../http/errors.ts';
-import { type ChatTemplate, chatTemplate, type Part } from '../models/chat-template.ts';
+import type { ChatTemplate, Part } from '../models/chat-template.ts';
+import { withTools } from '../models/tools.ts';
 
 const dialogue = z.object({
   messages: z.array(messageSchema.extend({ weight: z.union([z.literal(0), z.literal(1)]).nullish() })).min(1),
+  /** What could be called. */
+  tools: z.array(toolSchema).max(128).nullish(),
 });
 const pair = z.object({ prompt: z.string(), completion: z.string().min(1) });
 
@@ -36,6 +39,7 @@ export interface Dataset {
 
 export interface DatasetOptions {
   readonly tokenizer: Tokenizer;
+  readonly template: ChatTemplate;
   /** Whether the model has an encoder, which reads what the system says. */
   readonly reads: boolean;
   /** Tokens of a row; longer examples lose their end. */
@@ -52,7 +56,6 @@ export const marksOf = (tokenizer: Tokenizer): number => tokenizer.vocabSize;
 export const storedVocab = (tokenizer: Tokenizer): number => tokenizer.vocabSize + MARKS;
 
 export function readDataset(bytes: Uint8Array, o: DatasetOptions): Dataset {
-  const template = chatTemplate(o.tokenizer);
   const examples: Example[] = [];
   const errors: LineError[] = [];
   let line = 0;
@@ -63,7 +66,7 @@ export function readDataset(bytes: Uint8Array, o: DatasetOptions): Dataset {
     start = end + 1;
     line++;
     try {
-      const example = readLine(text, template, o);
+      const example = readLine(text, o);
       if (example) examples.push(example);
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
@@ -75,7 +78,7 @@ export function readDataset(bytes: Uint8Array, o: DatasetOptions): Dataset {
 
 const wrong = (message: string): ApiError => new ApiError(400, message);
 
-function readLine(bytes: Uint8Array, template: ChatTemplate, o: DatasetOptions): Example | null {
+function readLine(bytes: Uint8Array, o: DatasetOptions): Example | null {
   let text: string;
   try {
     text = new TextDecoder('utf-8', { fatal: true }).decode(bytes).trim();
@@ -90,7 +93,7 @@ function readLine(bytes: Uint8Array, template: ChatTemplate, o: DatasetOptions):
     throw wrong(`is not valid JSON: ${(error as Error).message}`);
   }
   if (typeof json !== 'object' || json === null || Array.isArray(json)) throw wrong('is not a JSON object');
-  if ('messages' in json) return store(bytes, ...fromDialogue(json, template, o), o);
+  if ('messages' in json) return store(bytes, ...fromDialogue(json, o), o);
   if ('prompt' in json || 'completion' in json) return store(bytes, ...fromPair(json, o), o);
   throw wrong("has neither 'messages' nor 'prompt' and 'completion'");
 }
@@ -109,21 +112,19 @@ const encoded = ({ tokenizer }: DatasetOptions, text: string): number[] => [
 ];
 
 /** What an encoder reads (null: there is none), and the parts of what follows. */
-function fromDialogue(json: object, template: ChatTemplate, o: DatasetOptions): [number[] | null, Part[]] {
-  const { messages } = parsed(dialogue, json);
-  const turns = turnsOf(messages).map((turn, k) => ({ ...turn, weight: messages[k].weight ?? 1 }));
-  if (!turns.some((t) => t.role === 'assistant' && t.weight === 1))
-    throw wrong("has no message of role 'assistant' to learn from");
-  const said = o.reads ? turns.filter((t) => t.role !== 'system') : turns;
-  const weights = said.filter((t) => t.role === 'assistant').map((t) => t.weight);
+function fromDialogue(json: object, o: DatasetOptions): [number[] | null, Part[]] {
+  const { messages, tools } = parsed(dialogue, json);
+  const weights = messages.filter((m) => m.role === 'assistant').map((m) => m.weight ?? 1);
+  if (!weights.includes(1)) throw wrong("has no message of role 'assistant' to learn from");
+  const turns = turnsOf(messages);
   let at = 0;
-  const parts = template.render(said, false).map((part) => ({
-    ids: part.ids,
-    answer: part.answer && weights[at++] === 1,
-  }));
-  if (!o.reads) return [null, parts];
-  const system = turns.filter((t) => t.role === 'system').map((t) => t.text);
-  return [encoded(o, system.join('\n\n')), parts];
+  const learned = (parts: readonly Part[]): Part[] =>
+    parts.map((part) => ({ ids: part.ids, answer: part.answer && weights[at++] === 1 }));
+  if (!o.reads) return [null, learned(o.template.render(turns, false, tools ?? []))];
+  const told = withTools(turns, tools ?? [], o.template.calls);
+  const system = told.filter((t) => t.role === 'system').map((t) => t.text);
+  const said = told.filter((t) => t.role !== 'system');
+  return [encoded(o, system.join('\n\n')), learned(o.template.render(said, false))];
 }
 
 function fromPair(json: object, o: DatasetOptions): [number[] | null, Part[]] {

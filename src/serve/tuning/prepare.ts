@@ -12,6 +12,7 @@ import { layoutTraits } from '../../model/model.ts';
 import type { ObjectiveConfig } from '../../objectives/index.ts';
 import { parseTrainConfig, type TrainConfigInput } from '../../train/config.ts';
 import { RunFolder } from '../../train/run/folder.ts';
+import { chatTemplate } from '../models/chat-template.ts';
 import { type Dataset, marksOf, readDataset, storedVocab } from './dataset.ts';
 import type { JobSpec } from './job.ts';
 
@@ -48,12 +49,13 @@ export async function prepareJob(folder: string, spec: JobSpec): Promise<Prepare
   const config = parseTrainConfig(base.config);
   const own = join(base.path, 'tokenizer.json');
   const tokenizer = Tokenizer.fromFile(existsSync(own) ? own : join(config.data.folder, 'tokenizer.json'));
+  const template = chatTemplate(tokenizer, base.path);
   const reads = layoutTraits(config.model).encoder === true;
   const length = Math.min(config.length ?? config.model.context, LONGEST_ROW);
   const [first, ...before] = startOf(tokenizer);
   const read = async (name: 'training' | 'validation'): Promise<Dataset> => {
     const bytes = await readFile(join(folder, `${name}.jsonl`));
-    const data = readDataset(bytes, { tokenizer, reads, length, before: reads ? [] : before });
+    const data = readDataset(bytes, { tokenizer, template, reads, length, before: reads ? [] : before });
     const param = `${name}_file`;
     if (data.errors.length > 0) {
       const shown = data.errors.slice(0, 5).map((e) => `line ${e.line}: ${e.message}`);

@@ -3,10 +3,11 @@
  * getting on, and saves and stops when it is asked to or when the server has gone; whoever starts it again continues.
  */
 import { existsSync } from 'node:fs';
-import { mkdir, readFile } from 'node:fs/promises';
+import { copyFile, mkdir, readFile } from 'node:fs/promises';
 import { setPriority } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { COMPANIONS } from '../../infer/formats/chat-files.ts';
 import { parseTrainConfig } from '../../train/config.ts';
 import type { JsonObject } from '../../train/run/canonical.ts';
 import type { RunEvent } from '../../train/run/events.ts';
@@ -48,6 +49,9 @@ async function work(folder: string, stop: AbortSignal): Promise<void> {
   await mkdir(path, { recursive: true });
   for (const end = Date.now() + PATIENCE_MS; lockOwner(path) && Date.now() < end; ) await sleep(100);
   const run = await RunFolder.create(path, parseTrainConfig(config) as unknown as JsonObject, { resume: true });
+  // How the model is talked to goes with it.
+  for (const name of COMPANIONS)
+    if (existsSync(join(spec.base, name))) await copyFile(join(spec.base, name), join(path, name));
   const { status } = await train(run, {
     resume: true,
     signal: stop,

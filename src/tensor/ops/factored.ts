@@ -4,11 +4,12 @@ import { AnsatzError } from '../../backend/errors.ts';
 import { apply, defineOp, type Op } from '../op.ts';
 import { gradEnabled } from '../tape.ts';
 import type { Tensor } from '../tensor.ts';
-import { add, mul, reduceTo } from './binary.ts';
+import { reduceTo } from './binary.ts';
 import { sameShape, show, wantDType, wantFloat } from './common.ts';
 import { IGNORE, weightedLoss } from './loss.ts';
-import { type Compute, matmul } from './matmul.ts';
+import type { Compute } from './matmul.ts';
 import { isBlock } from './quant.ts';
+import { quantFactored } from './quant-rows.ts';
 import { permute, reshape } from './shape.ts';
 
 interface LinearParams {
@@ -76,7 +77,7 @@ export function factoredLinear(
   options: { bias?: Tensor | null; compute?: Compute; out?: DType } = {},
 ): Tensor {
   const d = x.shape[x.rank - 1];
-  if (isBlock(E.dtype)) return scaledRows(x, D, E, options);
+  if (isBlock(E.dtype)) return blockRows(x, D, E, options);
   const [y] = apply(linearOp, [reshape(x, [x.size / d, d]), D, E, options.bias ?? null], {
     compute: options.compute ?? 'f32',
     out: options.out ?? x.dtype,
@@ -84,16 +85,15 @@ export function factoredLinear(
   return reshape(y, [...x.shape.slice(0, -1), y.shape[1]]);
 }
 
-function scaledRows(
+function blockRows(
   x: Tensor,
   D: Tensor,
   E: Tensor,
   { bias = null, compute = 'f32', out = x.dtype }: { bias?: Tensor | null; compute?: Compute; out?: DType },
 ): Tensor {
-  const [S, d] = D.shape;
-  const scaled = mul(reshape(x, [x.size / d, 1, d]), reshape(D, [1, S, d]));
-  const y = reshape(matmul(scaled, E, { transB: true, compute, out }), [...x.shape.slice(0, -1), S * E.shape[0]]);
-  return bias ? add(y, bias) : y;
+  const d = x.shape[x.rank - 1];
+  const y = quantFactored(reshape(x, [x.size / d, d]), D, E, bias, { compute, out });
+  return reshape(y, [...x.shape.slice(0, -1), y.shape[1]]);
 }
 
 interface LossParams {

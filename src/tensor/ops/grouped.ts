@@ -5,6 +5,7 @@ import { apply, defineOp, type Op } from '../op.ts';
 import type { Tensor } from '../tensor.ts';
 import { cast } from './binary.ts';
 import { like, sameShape, show, wantDType, wantFloat } from './common.ts';
+import { frozenGrouped, wantsGradient } from './frozen.ts';
 import type { Compute } from './matmul.ts';
 import { isBlock, quantGroupedMatmul } from './quant.ts';
 import type { Routing } from './route.ts';
@@ -175,6 +176,10 @@ export function groupedMatmul(
         hint: 'use transB with weights [experts, out, in], or dequantise() them',
       });
     const { alpha = 1, compute = x.dtype === 'bf16' ? 'bf16' : 'f32', out = x.dtype } = options;
+    if (wantsGradient([x]))
+      return frozenGrouped(x, w, { alpha, compute, out }, (rows, plain, transB, type) =>
+        groupedMatmul(rows, plain, groups, { transB, alpha, compute, out: type }),
+      );
     return quantGroupedMatmul(x, w, groups.offsets, { alpha, compute, out });
   }
   return apply(groupedOp, [x, w, groups.offsets], {

@@ -5,8 +5,9 @@ import { gradEnabled } from '../tape.ts';
 import type { Tensor } from '../tensor.ts';
 import { cast, scaleBy } from './binary.ts';
 import { show, wantDType, wantFloat } from './common.ts';
+import { wantsGradient } from './frozen.ts';
 import { type Compute, matmul } from './matmul.ts';
-import { isBlock } from './quant.ts';
+import { dequantise, isBlock } from './quant.ts';
 import { concat, reshape, slice } from './shape.ts';
 
 /** Targets with this id do not count. */
@@ -189,7 +190,11 @@ export function linearCrossEntropy(
 ): { loss: Tensor; rows: Tensor } {
   const d = h.shape[h.rank - 1];
   const flat = reshape(h, [h.size / d, d]);
-  if (isBlock(w.dtype)) return blockLoss(flat, w, targets, rowscale, options);
+  if (isBlock(w.dtype)) {
+    // Training goes through a frozen head: its values are there for as long as the loss is computed.
+    if (wantsGradient([h])) return linearCrossEntropy(h, dequantise(w), targets, rowscale, options);
+    return blockLoss(flat, w, targets, rowscale, options);
+  }
   const grads = gradEnabled() && (h.requiresGrad || w.requiresGrad);
   const p: LinearLossParams = {
     zcoef: options.zLoss ?? 0,

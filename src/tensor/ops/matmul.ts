@@ -2,10 +2,12 @@
 
 import type { DType } from '../../backend/dtype.ts';
 import { AnsatzError } from '../../backend/errors.ts';
+import { AdaptedTensor } from '../adapted.ts';
 import { apply, defineOp } from '../op.ts';
-import { type Shape, sizeOfShape, type Tensor } from '../tensor.ts';
+import { type Shape, sizeOfShape, Tensor } from '../tensor.ts';
 import { cast, reduceTo } from './binary.ts';
 import { broadcastShapes, sameShape, show, wantFloat } from './common.ts';
+import { frozenMatmul, wantsGradient } from './frozen.ts';
 import { isBlock, quantMatmul } from './quant.ts';
 import { expand, reshape } from './shape.ts';
 
@@ -118,6 +120,7 @@ export function matmul(a: Tensor, b: Tensor, options: MatmulOptions = {}): Tenso
   if (a.rank < 2 || b.rank < 2)
     throw new AnsatzError(`matmul wants matrices, got ${show(a.shape)} and ${show(b.shape)}`);
   if (isBlock(b.dtype)) return blockProduct(a, b, options);
+  if (b instanceof AdaptedTensor) return adaptedProduct(a, b, options);
   const p: MatmulParams = {
     transA: options.transA ?? false,
     transB: options.transB ?? false,
@@ -154,7 +157,27 @@ function blockProduct(a: Tensor, w: Tensor, options: MatmulOptions): Tensor {
   const { bias = null, addend = null, alpha = 1, compute = a.dtype === 'bf16' ? 'bf16' : 'f32' } = options;
   const flatAddend = addend && reshape(addend, [rows, w.shape[0]]);
   const out = options.out ?? (a.dtype === 'bf16' ? 'bf16' : 'f32');
-  return reshape(quantMatmul(reshape(a, [rows, k]), w, bias, flatAddend, { alpha, compute, out }), shape);
+  const x = reshape(a, [rows, k]);
+  const added = w instanceof AdaptedTensor ? lowRank(x, w, flatAddend, alpha, compute) : flatAddend;
+  const product = wantsGradient([x, bias, added]) ? frozenMatmul : quantMatmul;
+  return reshape(product(x, w, bias, added, { alpha, compute, out }), shape);
+}
+
+/** Rows times a weight with a difference beside it, for inference: the weight's own product takes the other as its addend. */
+function adaptedProduct(a: Tensor, w: AdaptedTensor, options: MatmulOptions): Tensor {
+  if (options.transA || !options.transB)
+    throw new AnsatzError(`matmul: a weight ${show(w.shape)} with a difference multiplies as x W^T only`, {
+      hint: 'use transB with a weight [out, in], or add the difference to it',
+    });
+  const { addend = null, alpha = 1, compute = a.dtype === 'bf16' ? 'bf16' : 'f32' } = options;
+  const own = new Tensor(w.storage, w.dtype, w.shape, w.offset);
+  return matmul(a, own, { ...options, compute, addend: lowRank(a, w, addend, alpha, compute) });
+}
+
+/** alpha scale (x A^T) B^T + addend, f32. */
+function lowRank(x: Tensor, { a, b, scale }: AdaptedTensor, addend: Tensor | null, alpha: number, compute: Compute) {
+  const low = matmul(x, a, { transB: true, compute, out: 'f32' });
+  return matmul(low, b, { transB: true, alpha: alpha * scale, addend, compute, out: 'f32' });
 }
 
 /** Folds leading axes into one batch; keeps a matrix shared by all batches as it is. */

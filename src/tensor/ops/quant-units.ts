@@ -7,8 +7,9 @@ import { AnsatzError } from '../../backend/errors.ts';
 import { apply, defineOp } from '../op.ts';
 import { gradEnabled } from '../tape.ts';
 import type { Tensor } from '../tensor.ts';
+import { cast } from './binary.ts';
 import { sameShape, show, wantDType, wantFloat } from './common.ts';
-import { reshape } from './shape.ts';
+import { pad, permute, reshape } from './shape.ts';
 
 /** How the values of units are kept; q8 and q4 in groups of 32, as in weights in blocks. */
 export type UnitType = 'q8' | 'q4' | 'bf16' | 'f32';
@@ -158,31 +159,59 @@ export function sparseUnits(
   return { y: reshape(y, x.shape), touched };
 }
 
-/** Inputs: x [rows, d], low [r, d], logits [F, r], bias f32 [F] or null. */
+/** Units F that logits stand for, inputs r of each, and how they lie: a matrix, or strips as packLogits() makes them. */
+function logitsOf(t: Tensor): { units: number; rank: number; layout: number } {
+  const [first, second] = t.shape;
+  if (t.rank === 2) return { units: first, rank: second, layout: 0 };
+  return t.rank === 3
+    ? { units: first * 16, rank: second, layout: 1 }
+    : { units: first * 16, rank: second * 2, layout: 2 };
+}
+
+/**
+ * A controller's second matrix [F, r] in strips of 16 units, so that no sum runs across a register: f32 [F/16, r, 16], or
+ * bf16 in pairs of inputs [F/16, ceil(r/2), 16, 2].
+ * @throws AnsatzError when there are no whole strips
+ */
+export function packLogits(logits: Tensor, dtype: 'f32' | 'bf16'): Tensor {
+  const [F, r] = logits.shape;
+  if (logits.rank !== 2 || F % 16) throw new AnsatzError(`packLogits: ${show(logits.shape)} are no strips of 16 units`);
+  if (dtype === 'f32') return cast(permute(reshape(logits, [F / 16, 16, r]), [0, 2, 1]), 'f32');
+  const even = r % 2 ? pad(logits, 1, 0, 1) : logits;
+  return cast(permute(reshape(even, [F / 16, 16, even.shape[1] / 2, 2]), [0, 2, 1, 3]), 'bf16');
+}
+
+/** Inputs: x [rows, d], low [r, d], logits, bias f32 [F] or null. */
 const choiceOp = defineOp<{ block: number }>({
   name: 'unit_choice',
   infer: ([x, low, logits, bias], p) => {
     for (const t of [x, low, logits]) wantFloat(t, 'unit_choice');
     wantDType(bias, 'f32', 'unit_choice', 'the bias');
-    const F = logits!.shape[0];
-    if (x!.rank !== 2 || low!.shape[1] !== x!.shape[1] || logits!.shape[1] !== low!.shape[0] || F % p.block)
+    const { units, rank, layout } = logitsOf(logits!);
+    const r = low!.shape[0];
+    const fits = layout === 2 ? rank - (r % 2) === r && logits!.dtype === 'bf16' : rank === r;
+    const strips = layout === 0 || (p.block % 16 === 0 && (layout === 2 || logits!.dtype === 'f32'));
+    if (x!.rank !== 2 || low!.shape[1] !== x!.shape[1] || !fits || !strips || units % p.block)
       throw new AnsatzError(
         `unit_choice: x ${show(x!.shape)}, low ${show(low!.shape)}, logits ${show(logits!.shape)} and blocks of ${p.block} do not fit`,
       );
-    if (bias && bias.size !== F) throw new AnsatzError(`unit_choice: bias ${show(bias.shape)} for ${F} units`);
-    return [{ shape: [x!.shape[0], F / p.block], dtype: 'i32' }];
+    if (bias && bias.size !== units) throw new AnsatzError(`unit_choice: bias ${show(bias.shape)} for ${units} units`);
+    return [{ shape: [x!.shape[0], units / p.block], dtype: 'i32' }];
   },
-  launch: ([x, low, logits, bias], [choice], p) => ({
-    kernel: 'unit_choice',
-    args: [choice, x, low, logits, bias].map((t) => t?.arg() ?? null),
-    ints: [...x!.shape, low!.shape[0], logits!.shape[0], p.block],
-  }),
+  launch: ([x, low, logits, bias], [choice], p) => {
+    const { units, layout } = logitsOf(logits!);
+    return {
+      kernel: 'unit_choice',
+      args: [choice, x, low, logits, bias].map((t) => t?.arg() ?? null),
+      ints: [...x!.shape, low!.shape[0], units, p.block, layout],
+    };
+  },
   flops: ([x, low, logits]) => 2 * x!.shape[0] * (low!.size + logits!.size),
 });
 
 /**
  * The unit that each row uses of every block: the first largest of logits (low x) + bias. x [.., d], low [r, d],
- * logits [F, r] -> i32 [.., F / block]. Arithmetic is f32, whatever dtype the weights have.
+ * logits [F, r] or packLogits() of them -> i32 [.., F / block]. Sums are f32, whatever dtype the weights have.
  */
 export function unitChoice(
   x: Tensor,
@@ -193,5 +222,5 @@ export function unitChoice(
   const d = x.shape[x.rank - 1];
   const { block, bias = null } = options;
   const choice = apply(choiceOp, [reshape(x, [x.size / d, d]), low, logits, bias], { block })[0];
-  return reshape(choice, [...x.shape.slice(0, -1), logits.shape[0] / block]);
+  return reshape(choice, [...x.shape.slice(0, -1), logitsOf(logits).units / block]);
 }

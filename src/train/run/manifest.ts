@@ -6,6 +6,7 @@ import { readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { AnsatzError } from '../../backend/errors.ts';
 import { hashOf } from './canonical.ts';
+import { Remembered } from './verified.ts';
 
 export interface FileEntry {
   bytes: number;
@@ -23,8 +24,11 @@ export interface Manifest {
   seal: string;
 }
 
-/** size: files exist with the right sizes; full: their hashes are right too (reads everything once). */
-export type Verify = 'size' | 'full';
+/**
+ * size: files exist with the right sizes; full: their hashes are right too (reads everything once); once: full, unless
+ * these very files were found right before (verified.ts).
+ */
+export type Verify = 'size' | 'full' | 'once';
 
 const HINT = 'resume without naming a checkpoint: the newest intact one is then taken';
 
@@ -35,15 +39,18 @@ export function sealManifest(content: Pick<Manifest, 'step' | 'config' | 'create
 
 export async function verifyCheckpoint(folder: string, verify: Verify = 'full'): Promise<Manifest> {
   const manifest = await readManifest(folder);
+  const remembered = verify === 'once' ? await Remembered.of(folder, manifest.seal) : undefined;
   for (const [name, { bytes, sha256 }] of Object.entries(manifest.files)) {
     const path = join(folder, name);
-    const found = await stat(path).catch(() => undefined);
+    const found = await stat(path, { bigint: true }).catch(() => undefined);
     if (!found?.isFile()) throw damaged(folder, `${name} is missing`);
-    if (found.size !== bytes) throw damaged(folder, `${name} has ${found.size} bytes instead of ${bytes}`);
-    if (verify === 'full' && (await hashFile(folder, name)) !== sha256) {
+    if (found.size !== BigInt(bytes)) throw damaged(folder, `${name} has ${found.size} bytes instead of ${bytes}`);
+    if (verify === 'size' || remembered?.knows(name, found)) continue;
+    if ((await hashFile(folder, name)) !== sha256)
       throw damaged(folder, `the content of ${name} was altered (sha256 differs)`);
-    }
+    remembered?.add(name, found);
   }
+  await remembered?.save();
   return manifest;
 }
 

@@ -49,6 +49,8 @@ export const hyenaSchema = z.strictObject({
   shift: z.number().min(0).default(0),
   /** Factor on the learning rate of the filters. */
   filterRate: z.number().positive().default(1),
+  /** beta of every channel at the start; by default each is drawn from N(0, 1). */
+  skip: z.number().optional(),
   bias: z.boolean().default(true),
   dropout: z.number().min(0).lt(1).default(0),
   /** fft, or the sums themselves: O(T^2), without rounding noise from later tokens. */
@@ -111,7 +113,7 @@ export function buildHyena(o: HyenaOptions, { dims, scales, layer }: SlotContext
     ),
     short: shortTaps(channels, o.shortKernel),
     ...filterParams(filter),
-    skip: { ...vector((N - 1) * d, 0), init: { kind: 'normal', std: 1 } },
+    skip: { ...vector((N - 1) * d, o.skip ?? 0), ...(o.skip === undefined && { init: { kind: 'normal', std: 1 } }) },
     out: matrix(d, d, 1 / Math.sqrt(2 * depth)),
     ...(bias ? { inBias: vector(channels, 0), shortBias: vector(channels, 0), outBias: vector(d, 0) } : {}),
   };
@@ -129,6 +131,7 @@ export function buildHyena(o: HyenaOptions, { dims, scales, layer }: SlotContext
       const [b, t] = x.shape;
       const { segments } = c;
       const packedZ = reshape(linear(x, tensorOf(p, 'in'), c, { bias: biasOf(p, 'in') }), [b, t, channels]);
+      tap(c, `blocks.${layer}.attention.pre`, () => packedZ);
       const taps = tensorOf(p, 'short');
       const options = { parts: N + 1, bias: biasOf(p, 'short') };
       const short = c.rows
@@ -148,6 +151,7 @@ export function buildHyena(o: HyenaOptions, { dims, scales, layer }: SlotContext
           : longConv(v, filters[k], { beta, segments, direct: o.convolution === 'direct' });
         v = mul(v, part(short.rest!, 2, N - 2 - k));
       }
+      tap(c, `blocks.${layer}.attention.mixed`, () => v);
       return writeBranch(v, tensorOf(p, 'out'), residual, c, {
         ...{ bias: biasOf(p, 'out'), scale: scales.branch, dropout: o.dropout },
       });

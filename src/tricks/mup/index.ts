@@ -22,7 +22,7 @@ registerParametrisation({
     embedding: z.number().positive().default(1),
     output: z.number().positive().default(1),
     attention: z.number().positive().default(1),
-    /** An untied head starts at zero. (Routers do not: equal scores are ties.) */
+    /** An untied head starts at zero, and so do other outputs that may. (Routers do not: equal scores are ties.) */
     zeroOutput: z.boolean().default(false),
   }),
   build: (o, sizes) => mup(o, sizes),

@@ -4,7 +4,7 @@
  *
  * | role                         | init std    | forward      | rate           | epsilon          | decay |
  * |------------------------------|-------------|--------------|----------------|------------------|-------|
- * | embedding, vector            | as declared | embedding: a | 1              | 1                | 1     |
+ * | embedding, vector, constant  | as declared | embedding: a | 1              | 1                | 1     |
  * | hidden                       | ~ 1/sqrt(m) | 1            | 1/m            | 1/m              | m     |
  * | output of a head             | constant    | a/m          | 1              | 1                | 1     |
  * | output (router, controller)  | ~ 1/m       | 1            | 1/m            | 1/m              | m     |
@@ -39,17 +39,24 @@ const times = (spec: ParamSpec, lr: number, decay: number, eps: number): ParamSp
   epsMult: (spec.epsMult ?? 1) * eps,
 });
 
+/** The initial standard deviation at the base width, over the declared one, which falls with the root of `grows`. */
+const atBase = ({ fans }: ParamSpec, m: number): number =>
+  fans ? Math.sqrt((fans.grows + fans.fixed) / (fans.grows / m + fans.fixed)) : Math.sqrt(m);
+
 /** Width rules. Layers declare std ~ 1/sqrt(fan-in) for hidden and output tensors, and constants for the rest. */
 function byWidth(spec: ParamSpec, m: number, zero: boolean): ParamSpec {
   switch (spec.role) {
     case 'hidden':
       return { ...times(spec, 1 / m, m, 1 / m), widthMult: m };
     case 'output': {
-      if (spec.logits) return zero ? { ...spec, init: { kind: 'constant', value: 0 } } : scaled(spec, Math.sqrt(m));
-      return { ...times(scaled(spec, 1 / Math.sqrt(m)), 1 / m, m, 1 / m), widthMult: m };
+      const fromZero = zero && (spec.logits || spec.mayStartAtZero);
+      const base: ParamSpec = fromZero
+        ? { ...spec, init: { kind: 'constant', value: 0 } }
+        : scaled(spec, atBase(spec, m) / (spec.logits ? 1 : m));
+      return spec.logits ? base : { ...times(base, 1 / m, m, 1 / m), widthMult: m };
     }
     default:
-      return spec;
+      return spec.fans ? scaled(spec, atBase(spec, m)) : spec;
   }
 }
 
@@ -58,9 +65,8 @@ const inBlock = (path: string): boolean => /(^|\.)blocks\.\d+\./.test(path);
 
 /** Rates of tensors whose updates add up over the blocks; the initial values no longer make up for depth. */
 function byDepth(spec: ParamSpec, mL: number, alpha: number): ParamSpec {
-  const rate = spec.role === 'hidden' || spec.role === 'vector' ? mL ** (alpha - 1) : 1;
   const start = spec.depthGain ? scaled(spec, 1 / spec.depthGain) : spec;
-  return times(start, rate, 1, mL ** -alpha);
+  return times(start, mL ** (alpha - 1), 1, mL ** -alpha);
 }
 
 export function mup(o: MupOptions, { width, depth, headWidth }: ScaledSizes): Parametrisation {

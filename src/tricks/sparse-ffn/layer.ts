@@ -9,9 +9,12 @@ import { linear, vector, writeBranch } from '../../nn/linear.ts';
 import {
   affine,
   type BlockType,
+  cast,
   matmul,
+  packLogits,
   packUnits,
   reshape,
+  scope,
   sparseUnits,
   type Tensor,
   type UnitType,
@@ -28,6 +31,16 @@ const unpacked = (p: ParamTree): boolean => 'up' in p;
 export function buildSparseFfn(o: SparseFfnOptions, { dims, scales, layer }: SlotContext): Mixer {
   const { width, depth } = dims;
   const biasOf = (p: ParamTree, name: string): Tensor | null => (o.bias ? tensorOf(p, name) : null);
+
+  // Beside weights in 8 bits and fewer the controller's are bf16: it would be most of what a token reads.
+  const controllerFor = (p: ParamTree, type: BlockType): Record<string, Tensor> => {
+    const dtype = type === 'q8' || type === 'q4' ? 'bf16' : 'f32';
+    const [low, logits] = [tensorOf(p, 'low'), tensorOf(p, 'logits')];
+    return scope(() => ({
+      ...(dtype === 'bf16' ? { low: cast(low, dtype).keep() } : {}),
+      ...(o.block % 16 === 0 ? { logits: packLogits(logits, dtype).keep() } : {}),
+    }));
+  };
 
   const masked = (p: ParamTree, x: Tensor, residual: Tensor, c: ForwardContext): Tensor => {
     const flat = reshape(x, [-1, width]);
@@ -67,11 +80,12 @@ export function buildSparseFfn(o: SparseFfnOptions, { dims, scales, layer }: Slo
     } as Record<string, ParamSpec>,
     forward: (p, x, residual, c) => (unpacked(p) ? masked(p, x, residual, c) : chosen(p, x, residual, c)),
     forDecoding: (p, type) => {
-      // Probabilities as factors of units need all logits of a block.
-      if (o.multiply) return null;
+      // Probabilities as factors of units need all logits of a block. What is packed already stays so.
+      if (o.multiply || !unpacked(p)) return null;
       const { up, down, ...rest } = p as Record<string, Tensor>;
       return {
         ...rest,
+        ...controllerFor(p, type),
         [unitsName(unitTypes[type])]: packUnits(up, down, { type: unitTypes[type], columns: true }).keep(),
       };
     },

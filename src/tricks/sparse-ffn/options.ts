@@ -93,11 +93,13 @@ export function sparseParams(
       shape: [...lead, rank, width],
       init: normal(glorot(width, rank)),
       ...{ role: fixed ? 'output' : 'hidden', fanIn: width, fanOut: rank, decay: true },
+      ...(fixed ? { fans: { grows: width, fixed: rank } } : {}),
     },
     logits: {
       shape: [...lead, hidden, rank],
       init: normal(glorot(rank, hidden)),
       ...{ role: fixed ? 'embedding' : 'hidden', fanIn: rank, fanOut: hidden, decay: true },
+      ...(fixed ? { fans: { grows: hidden, fixed: rank } } : {}),
     },
     ...(o.controllerBias ? { logitsBias: { shape: [...lead, hidden], ...state } } : {}),
     ...(o.usageDecay > 0 ? { usage: { shape: [...lead, hidden], ...state, trainable: false } } : {}),

@@ -2,7 +2,7 @@
 import { z } from 'zod';
 import { AnsatzError } from '../../backend/errors.ts';
 import { registerSlot, tensorOf } from '../../nn/index.ts';
-import { affine, factoredCrossEntropy, factoredLinear, slice } from '../../tensor/index.ts';
+import { affine, cast, dequantise, factoredCrossEntropy, factoredLinear, isBlock, slice } from '../../tensor/index.ts';
 import { registerTrick } from '../registry.ts';
 import { factors } from '../sparse-qkv/factors.ts';
 
@@ -22,20 +22,23 @@ registerSlot({
     const moduleWidth = Math.ceil(vocab / modules);
     const { D, E } = factors(modules, moduleWidth, width);
     return {
-      params: { gate: D, kernel: { ...E, role: 'output', logits: true } },
+      params: { gate: D, kernel: { ...E, role: 'output', logits: true, fans: { grows: width, fixed: moduleWidth } } },
       logits: (p, _, h, c) => {
         const { compute } = c;
         const all = factoredLinear(h, tensorOf(p, 'gate'), tensorOf(p, 'kernel'), { compute, out: 'f32' });
         const some = moduleWidth * modules === vocab ? all : slice(all, -1, 0, vocab);
         return scales.logits === 1 ? some : affine(some, scales.logits, 0);
       },
-      loss: (p, _, h, targets, weights, c) =>
-        factoredCrossEntropy(h, tensorOf(p, 'gate'), tensorOf(p, 'kernel'), targets, weights, {
+      loss: (p, _, h, targets, weights, c) => {
+        const own = tensorOf(p, 'kernel');
+        const kernel = isBlock(own.dtype) ? dequantise(own) : own;
+        return factoredCrossEntropy(h, cast(tensorOf(p, 'gate'), 'f32'), kernel, targets, weights, {
           vocab,
           zLoss,
           logitScale: scales.logits,
           compute: c.compute,
-        }),
+        });
+      },
     };
   },
 });

@@ -21,12 +21,12 @@ import {
   attentionPacked,
   cast,
   concat,
+  dequantise,
   dropout,
   factoredLinear,
   isBlock,
-  matmul,
   moduleConv,
-  pad,
+  moduleConvRows,
   pagedSelfAttention,
   reshape,
   slice,
@@ -89,6 +89,12 @@ export function buildSparseQkv(o: SparseQkvOptions, context: SlotContext): Mixer
   }
   const biasOf = (p: ParamTree, name: string): Tensor | null => (bias ? tensorOf(p, `${name}Bias`) : null);
 
+  /** A kernel that may be in blocks, [M, lengthKernel J M], as convolutions over whole texts want it. */
+  const plainKernel = (p: ParamTree, name: string): Tensor => {
+    const w = tensorOf(p, name);
+    return isBlock(w.dtype) ? reshape(dequantise(w), [M, o.lengthKernel, w.shape[1] / (o.lengthKernel * M), M]) : w;
+  };
+
   const packed = (p: ParamTree, x: Tensor, c: ForwardContext): Tensor => {
     const [b, t] = x.shape;
     const { compute } = c;
@@ -98,7 +104,7 @@ export function buildSparseQkv(o: SparseQkvOptions, context: SlotContext): Mixer
     // Taps in another segment read zeros: documents that share a row stay apart.
     const options = { segments: c.segments, compute };
     const convolved = parts.map((name) =>
-      reshape(moduleConv(u_BTSM, tensorOf(p, name), biasOf(p, name), options), [b, t, heads, d / heads]),
+      reshape(moduleConv(u_BTSM, plainKernel(p, name), biasOf(p, name), options), [b, t, heads, d / heads]),
     );
     const [q, v] = [convolved[0], convolved[convolved.length - 1]];
     return concat([q, o.shareQk ? q : convolved[1], v], 2);
@@ -107,27 +113,20 @@ export function buildSparseQkv(o: SparseQkvOptions, context: SlotContext): Mixer
   /** The same for rows, each with the tokens that its convolutions reach: u f32 [R, lengthKernel, S, M]. */
   const packedRows = (p: ParamTree, u: Tensor, c: ForwardContext): Tensor => {
     const [rows, reach] = u.shape;
-    const input = c.activation === 'bf16' ? cast(u, 'bf16') : u;
+    const { compute, activation } = c;
+    const apart = (t: Tensor, n: number): Tensor => reshape(t, [1, rows, n * heads, d / heads]);
+    if (parts.every((name) => isBlock(tensorOf(p, name).dtype))) {
+      const taps = parts.map((name) => ({ w: tensorOf(p, name), bias: biasOf(p, name) }));
+      const y = apart(moduleConvRows(u, taps, { compute, out: activation }), parts.length);
+      return o.shareQk ? concat([slice(y, 2, 0, heads), y], 2) : y;
+    }
+    const input = activation === 'bf16' ? cast(u, 'bf16') : u;
     const convolved = parts.map((name) => {
-      const w = tensorOf(p, name);
-      if (isBlock(w.dtype)) return reshape(convolvedLast(input, w, biasOf(p, name), c), [1, rows, heads, d / heads]);
-      const all = moduleConv(input, w, biasOf(p, name), { segments: null, compute: c.compute });
-      return reshape(slice(all, 1, reach - 1, reach), [1, rows, heads, d / heads]);
+      const all = moduleConv(input, plainKernel(p, name), biasOf(p, name), { segments: null, compute });
+      return apart(slice(all, 1, reach - 1, reach), 1);
     });
     const [q, v] = [convolved[0], convolved[convolved.length - 1]];
     return concat([q, o.shareQk ? q : convolved[1], v], 2);
-  };
-
-  /** The convolution's last step as a product, its kernel in blocks [M, lengthKernel J M]: u [R, lengthKernel, S, M]. */
-  const convolvedLast = (u: Tensor, w: Tensor, convBias: Tensor | null, c: ForwardContext): Tensor => {
-    const [rows, reach] = u.shape;
-    const J = w.shape[1] / (reach * M);
-    const wide = pad(u, 2, (J - 1) / 2, (J - 1) / 2);
-    const taps = Array.from({ length: reach * J }, (_, n) => {
-      const k = Math.floor(n / J);
-      return reshape(slice(slice(wide, 1, k, k + 1), 2, n % J, (n % J) + S), [rows * S, M]);
-    });
-    return matmul(concat(taps, 1), w, { transB: true, compute: c.compute, bias: convBias, out: c.activation });
   };
 
   const write = (p: ParamTree, mixed: Tensor, residual: Tensor, c: ForwardContext): Tensor => {

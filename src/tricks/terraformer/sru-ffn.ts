@@ -56,10 +56,11 @@ registerSlot({
     const up = matrix(width, n, 1 / Math.sqrt(2 * depth));
     return {
       params: {
-        // n does not grow with the width: to rates and initialisation these are an output and an input matrix.
-        down: { ...matrix(n, width), role: 'output' },
-        gates: { ...matrix(3 * n, n), role: 'embedding' },
-        gatesBias: vector(3 * n, 0),
+        // n does not grow with the width: to rates and initialisation these are an output, two constants and an input. The
+        // output may start at zero: then so does what the recurrence adds, whose random part would fall with the width.
+        down: { ...matrix(n, width), role: 'output', mayStartAtZero: true },
+        gates: { ...matrix(3 * n, n), role: 'constant' },
+        gatesBias: { ...vector(3 * n, 0), role: 'constant' },
         up: { ...up, role: 'embedding' },
       } as Record<string, ParamSpec>,
       children: { inner },

@@ -22,6 +22,7 @@ import { pagedBlockCases } from './paged-blocks.ts';
 import { pagedConvCases } from './paged-conv.ts';
 import { pagedLshCases } from './paged-lsh.ts';
 import { quantCases } from './quant.ts';
+import { quantRowCases } from './quant-rows.ts';
 import { quantUnitCases } from './quant-units.ts';
 import { randomCases } from './random.ts';
 import { reduceCases } from './reduce.ts';
@@ -64,6 +65,7 @@ const generators: Record<string, CaseGenerator> = {
   ...pagedConvCases,
   ...pagedLshCases,
   ...quantCases,
+  ...quantRowCases,
   ...quantUnitCases,
 };
 

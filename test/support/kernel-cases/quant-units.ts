@@ -99,7 +99,18 @@ const unitPack: CaseGenerator = (_, rng) => {
 };
 
 const unitChoice: CaseGenerator = (_, rng) => {
-  const one = (rows: number, d: number, r: number, F: number, N: number, ties = false): KernelCase => {
+  const one = (
+    [rows, d, r, F, N]: readonly [number, number, number, number, number],
+    ties = false,
+    layout = 0,
+  ): KernelCase => {
+    // In pairs of inputs, an odd one has a zero beside it.
+    const values = layout === 2 ? F * (r + (r % 2)) : F * r;
+    const padding = (k: number) =>
+      layout === 2 && r % 2 === 1 && k % 2 === 1 && Math.floor(k / 32) % ((r + 1) / 2) === (r - 1) / 2;
+    const logits = input(layout === 0 ? floatDtype(rng) : layout === 1 ? 'f32' : 'bf16', values, (k) =>
+      padding(k) ? 0 : rng.int(ties ? -1 : -50, ties ? 1 : 50),
+    );
     // Whole numbers: sums are exact, so that the largest is certain, and ties are real ones.
     const whole = (n: number, most: number) => input(floatDtype(rng), n, () => rng.int(-most, most));
     return makeCase('unit_choice', {
@@ -107,21 +118,28 @@ const unitChoice: CaseGenerator = (_, rng) => {
         output('i32', (rows * F) / N),
         whole(rows * d, 3),
         whole(r * d, 3),
-        whole(F * r, ties ? 1 : 50),
+        logits,
         rng.chance(0.5) ? input('f32', F, () => rng.int(-20, 20)) : null,
       ],
-      i: [rows, d, r, F, N],
+      i: [rows, d, r, F, N, layout],
     });
   };
-  const nan = one(1, 8, 2, 12, 4);
+  const nan = one([1, 8, 2, 12, 4]);
   return [
-    one(1, 64, 16, 64, 8),
-    one(1, 1, 1, 4, 2),
-    one(3, 70, 5, 60, 3, true),
-    one(9, 33, 33, 66, 33, true),
-    one(2, 300, 64, 96, 32),
-    one(0, 10, 3, 8, 4),
-    one(1, 5, 7, 4000, 2),
+    one([1, 64, 16, 64, 8]),
+    one([1, 1, 1, 4, 2]),
+    one([3, 70, 5, 60, 3], true),
+    one([9, 33, 33, 66, 33], true),
+    one([2, 300, 64, 96, 32]),
+    one([0, 10, 3, 8, 4]),
+    one([1, 5, 7, 4000, 2]),
+    ...[1, 2].flatMap((layout) => [
+      one([1, 64, 16, 64, 64], false, layout),
+      one([5, 40, 7, 96, 16], true, layout),
+      one([11, 33, 1, 96, 48], true, layout),
+      one([2, 300, 32, 1280, 80], false, layout),
+      one([0, 10, 3, 32, 16], false, layout),
+    ]),
     // NaN is never chosen, and a block of it falls to its first unit.
     {
       ...nan,
