@@ -21,6 +21,7 @@ export * from './ops/block-parts.ts';
 export * from './ops/conv.ts';
 export * from './ops/create.ts';
 export * from './ops/distil.ts';
+export { drawRows } from './ops/draw.ts';
 export * from './ops/factored.ts';
 export * from './ops/gated.ts';
 export * from './ops/gather.ts';

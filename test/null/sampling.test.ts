@@ -1,7 +1,6 @@
 /** Choosing tokens: truncation, penalties, probabilities that are reported; stop strings; drafts from the text itself. */
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { expNegative } from '../../src/infer/sampling/exp.ts';
 import {
   draw,
   largest,
@@ -231,18 +230,5 @@ describe('drafts by looking up', () => {
     }
     assert.ok(right > 80, `${right}`);
     assert.ok(e.acceptance > 0.9);
-  });
-});
-
-describe('exp of what is not positive', () => {
-  test('as Math.exp has it, to the last bits', () => {
-    for (let k = 0; k <= 20000; k++) {
-      const x = -(k / 20000) ** 2 * 708;
-      assert.ok(Math.abs(expNegative(x) - Math.exp(x)) <= 1e-15 * Math.exp(x), String(x));
-    }
-  });
-  test('at the ends', () => {
-    assert.deepEqual([0, -746, Number.NEGATIVE_INFINITY].map(expNegative), [1, 0, 0]);
-    assert.ok(Number.isNaN(expNegative(Number.NaN)));
   });
 });

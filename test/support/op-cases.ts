@@ -4,6 +4,7 @@ import { attentionCases } from './op-cases-attention.ts';
 import { binaryCases } from './op-cases-binary.ts';
 import { blockAttentionCases } from './op-cases-block-attention.ts';
 import type { OpCase } from './op-cases-build.ts';
+import { drawOpCases } from './op-cases-draw.ts';
 import { factoredCases } from './op-cases-factored.ts';
 import { linearCases } from './op-cases-linear.ts';
 import { longConvCases } from './op-cases-long-conv.ts';
@@ -41,6 +42,7 @@ const families = {
   loss: lossCases,
   random: randomCases,
   obs: obsCases,
+  draw: drawOpCases,
   optim: optimCases,
   sparsity: sparsityCases,
   factored: factoredCases,
@@ -105,7 +107,7 @@ export const notDifferentiable: readonly string[] = [
   ...['quantise', 'dequantise', 'quant_matmul', 'quant_grouped_matmul', 'quant_embedding'],
   ...['quant_factored', 'quant_module_conv'],
   ...['pack_units', 'sparse_units', 'unit_choice'],
-  ...['inverse_factor', 'obs_round', 'distil_loss'],
+  ...['inverse_factor', 'obs_round', 'distil_loss', 'draw_rows'],
   ...Object.keys(reachedThrough).filter((name) => name !== 'weighted_loss'),
 ];
 

@@ -5,6 +5,7 @@ import { blockGate } from './block-gate.ts';
 import { blockParts } from './block-parts.ts';
 import { conv } from './conv.ts';
 import { distil } from './distil.ts';
+import { draws } from './draw.ts';
 import { elementwise } from './elementwise.ts';
 import { factored } from './factored.ts';
 import { gather } from './gather-scatter.ts';
@@ -44,6 +45,7 @@ export const refKernels: Record<string, RefKernel> = {
   ...gather,
   ...loss,
   ...distil,
+  ...draws,
   ...lsh,
   ...random,
   ...conv,

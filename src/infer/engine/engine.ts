@@ -11,13 +11,15 @@ import { Drafts } from './drafts.ts';
 import { Memories } from './memories.ts';
 import { Pages } from './pages.ts';
 import { Parking, paused } from './parking.ts';
-import { MAX_ROWS, type Passes, type Row } from './passes.ts';
+import { MAX_ROWS, type Outcome, type Passes, type Row } from './passes.ts';
 import {
+  type Ask,
   type Draft,
   type Drafting,
   type Finished,
   type FinishReason,
   finishOf,
+  type Pick,
   type Request,
   type Sequence,
 } from './sequence.ts';
@@ -50,6 +52,8 @@ interface Part {
   /** Where its logits begin among those that the pass gives, and how many there are. */
   readonly first: number;
   readonly logits: number;
+  /** How tokens are drawn from them; null: the picker wants them. */
+  readonly asks: readonly (Ask | null)[];
 }
 
 export class Engine implements Decoding {
@@ -145,16 +149,16 @@ export class Engine implements Decoding {
     }
     const started = performance.now();
     const drafting = await this.drafts.prepare(this.running);
-    const { rows, wanted, parts } = this.plan(drafting === true);
+    const { rows, wanted, asks, parts } = this.plan(drafting === true);
     for (const { sequence } of parts) if (sequence.memory) await this.memories!.fill(sequence.memory);
     if (rows.length === 0) return;
-    const logits = await this.options.passes.run(rows, wanted);
+    const outcome = await this.options.passes.draw(rows, wanted, asks);
     this.counts.steps++;
     this.counts.rows += rows.length;
     const before = this.counts.tokens;
     for (const part of parts) {
       try {
-        this.finish(part, logits);
+        this.finish(part, outcome);
       } catch (error) {
         // What a request's own code throws ends that request alone.
         this.free(part.sequence);
@@ -167,8 +171,8 @@ export class Engine implements Decoding {
   }
 
   /** Chooses the rows of the next step. */
-  private plan(drafting: boolean): { rows: Row[]; wanted: number[]; parts: Part[] } {
-    const [rows, wanted, parts]: [Row[], number[], Part[]] = [[], [], []];
+  private plan(drafting: boolean): { rows: Row[]; wanted: number[]; asks: (Ask | null)[]; parts: Part[] } {
+    const [rows, wanted, asks, parts]: [Row[], number[], (Ask | null)[], Part[]] = [[], [], [], []];
     const limit = Math.min(MAX_ROWS, this.options.rows ?? MAX_ROWS);
     const add = (s: Sequence): boolean => {
       const part = this.part(s, limit - rows.length, wanted.length, drafting);
@@ -181,6 +185,7 @@ export class Engine implements Decoding {
         rows.push({ token, sequence: s.slot, position, reach, memory: s.memory?.tokens.length ?? 0, variant });
       });
       for (let k = all.length - part.logits; k < all.length; k++) wanted.push(rows.length - all.length + k);
+      asks.push(...part.asks);
       parts.push(part);
       return true;
     };
@@ -196,7 +201,7 @@ export class Engine implements Decoding {
       this.running.push(s);
       if (!add(s)) break;
     }
-    return { rows, wanted, parts };
+    return { rows, wanted, asks, parts };
   }
 
   /** What a sequence computes in a step that has room for `room` rows. */
@@ -228,7 +233,10 @@ export class Engine implements Decoding {
     s.draft = null;
     this.options.passes.place(s.slot, s.pages!.pages);
     const logits = scoring ? known : known === left ? 1 + drafts.tokens.length : 0;
-    return { sequence: s, known, drafts, first, logits };
+    // Drafts that were drawn are verified, prompts that are scored are looked at: both want logits.
+    const drawn = !scoring && !drafts.weights && request.maxTokens > 0;
+    const asks = Array.from({ length: logits }, (_, k) => (drawn ? (request.picker.ask?.(k) ?? null) : null));
+    return { sequence: s, known, drafts, first, logits, asks };
   }
 
   /** Makes sure that a running sequence has a page for its next token. */
@@ -309,11 +317,11 @@ export class Engine implements Decoding {
   }
 
   /** Takes what a pass gave to a sequence. */
-  private finish(part: Part, logits: Float32Array): void {
+  private finish(part: Part, { tokens: drawn, logits }: Outcome): void {
     const s = part.sequence;
     const { vocab } = this.options;
     const { request } = s;
-    const of = (k: number): Float32Array => logits.subarray((part.first + k) * vocab, (part.first + k + 1) * vocab);
+    const of = (k: number): Float32Array => logits!.subarray((part.first + k) * vocab, (part.first + k + 1) * vocab);
     const done = s.computed + part.known === s.tokens.length;
     if (request.scorePrompt && s.scored < request.prompt.length) {
       for (let k = 0; k < part.known; k++) {
@@ -333,7 +341,9 @@ export class Engine implements Decoding {
     const base = part.logits - 1 - tokens.length;
     for (let k = 0; k <= tokens.length; k++) {
       const from = weights && k < tokens.length ? { token: tokens[k], weights: weights[k] } : null;
-      if (!this.next(s, of(base + k), from)) return;
+      const at = base + k;
+      const token = part.asks[at] ? drawn[part.first + at] : null;
+      if (!this.next(s, token ?? of(at), from)) return;
       if (k === tokens.length) break;
       s.drafted++;
       this.counts.drafted++;
@@ -345,12 +355,14 @@ export class Engine implements Decoding {
     this.publish(s);
   }
 
-  /** Picks a token; false when the sequence has ended. */
-  private next(s: Sequence, logits: Float32Array, draft: { token: number; weights: Weights } | null): boolean {
+  /** Takes the token that was drawn (-1: nothing may follow), or picks one; false when the sequence has ended. */
+  private next(s: Sequence, by: number | Float32Array, draft: { token: number; weights: Weights } | null): boolean {
     const { request } = s;
     if (request.maxTokens === 0) return this.end(s, 'length');
     const { picker } = request;
-    const pick = draft && picker.verify ? picker.verify(logits, draft.token, draft.weights) : picker.pick(logits);
+    let pick: Pick | null;
+    if (typeof by === 'number') pick = by < 0 ? null : picker.take!(by);
+    else pick = draft && picker.verify ? picker.verify(by, draft.token, draft.weights) : picker.pick(by);
     if (!pick || request.stop?.includes(pick.token)) return this.end(s, 'stop');
     s.tokens.push(pick.token);
     this.counts.tokens++;

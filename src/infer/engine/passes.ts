@@ -11,6 +11,8 @@ import {
   type Captured,
   type Compute,
   capture,
+  cast,
+  drawRows,
   embedding,
   noGrad,
   pagedAppend,
@@ -22,6 +24,7 @@ import {
   zeros,
 } from '../../tensor/index.ts';
 import { indexOn, type PoolRequests, Pools, poolsOf } from './pools.ts';
+import { type Ask, MOST_RANGES } from './sequence.ts';
 import { disposeVariant, type PassResult, type Reader, type Variant } from './variants.ts';
 
 /** Rows of a pass are rounded up to one of these: a program is captured for each that occurs. */
@@ -62,6 +65,19 @@ export interface Row {
   readonly memory?: number;
 }
 
+/** Which rows' logits are wanted, and how tokens are drawn from them; null: not at all. */
+interface Wanted {
+  readonly wanted: readonly number[];
+  readonly asks: readonly (Ask | null)[];
+}
+
+/** What a pass gives for the rows that were wanted. */
+export interface Outcome {
+  readonly tokens: Int32Array;
+  /** Null when every token was drawn. */
+  readonly logits: Float32Array | null;
+}
+
 /** The first elements of a tensor, as another one. */
 const first = (t: Tensor, shape: readonly number[]): Tensor => new Tensor(t.storage, t.dtype, shape, t.offset);
 const firstRows = ({ table, sequence, position, reach, page }: RowIndex, n: number): RowIndex => ({
@@ -88,6 +104,10 @@ export class Passes {
   private readonly places: Tensor;
   /** Which rows' logits are wanted. */
   private readonly wanted: Tensor;
+  /** How tokens are drawn from those. */
+  private readonly temperatures: Tensor;
+  private readonly numbers: Tensor;
+  private readonly never: Tensor;
   private latest: PassResult | null = null;
   private added = 0;
   private last: Promise<unknown> = Promise.resolve();
@@ -101,7 +121,9 @@ export class Passes {
     this.index = indexOn(device, MAX_ROWS, sequences, maxPages, page);
     this.memoryIndex = indexOn(device, MAX_ROWS, sequences, maxPages, page);
     const ids = (): Tensor => zeros(device, [MAX_ROWS], 'i32').keep();
-    [this.inputs, this.segments, this.wanted] = [ids(), ids(), ids()];
+    [this.inputs, this.segments, this.wanted, this.numbers] = [ids(), ids(), ids(), ids()];
+    this.temperatures = zeros(device, [MAX_ROWS]).keep();
+    this.never = zeros(device, [MAX_ROWS, 2 * MOST_RANGES], 'i32').keep();
     this.places = model.encoder?.before ? ids() : this.index.position;
     model.prepare(device);
     this.take(params);
@@ -140,8 +162,14 @@ export class Passes {
    * Computes rows, whose state joins the pages, and gives the logits of those at `wanted`, one after another.
    * Rows of one sequence must stand together, in order. Those with the same parameters are one pass.
    */
-  run(rows: readonly Row[], wanted: readonly number[]): Promise<Float32Array> {
-    return this.alone(() => this.passes(rows, wanted));
+  async run(rows: readonly Row[], wanted: readonly number[]): Promise<Float32Array> {
+    const asks = wanted.map(() => null);
+    return (await this.draw(rows, wanted, asks)).logits ?? new Float32Array(0);
+  }
+
+  /** The same with tokens drawn as `asks` say, one for each of `wanted`; logits come only where an ask is null. */
+  draw(rows: readonly Row[], wanted: readonly number[], asks: readonly (Ask | null)[]): Promise<Outcome> {
+    return this.alone(() => this.passes(rows, { wanted, asks }));
   }
 
   /** One thing after another: all of them write to the same inputs. */
@@ -151,30 +179,32 @@ export class Passes {
     return made;
   }
 
-  private async passes(rows: readonly Row[], wanted: readonly number[]): Promise<Float32Array> {
+  private async passes(rows: readonly Row[], { wanted, asks }: Wanted): Promise<Outcome> {
     const variants = [...new Set(rows.map((r) => r.variant ?? 0))];
-    if (variants.length === 1) return this.pass(variants[0], rows, wanted);
+    if (variants.length === 1) return this.pass(variants[0], rows, { wanted, asks });
     const { vocab } = this.model.spec;
-    const all = new Float32Array(wanted.length * vocab);
+    const tokens = new Int32Array(wanted.length);
+    const logits = asks.every((a) => a) ? null : new Float32Array(wanted.length * vocab);
     for (const variant of variants) {
       const places = new Map<number, number>();
       rows.forEach((r, k) => {
         if ((r.variant ?? 0) === variant) places.set(k, places.size);
       });
       const own = wanted.flatMap((row, k) => (places.has(row) ? [{ k, at: places.get(row)! }] : []));
-      const logits = await this.pass(
+      const made = await this.pass(
         variant,
         [...places.keys()].map((k) => rows[k]),
-        own.map((w) => w.at),
+        { wanted: own.map((w) => w.at), asks: own.map((w) => asks[w.k]) },
       );
       own.forEach(({ k }, n) => {
-        all.set(logits.subarray(n * vocab, (n + 1) * vocab), k * vocab);
+        tokens[k] = made.tokens[n];
+        if (made.logits) logits!.set(made.logits.subarray(n * vocab, (n + 1) * vocab), k * vocab);
       });
     }
-    return all;
+    return { tokens, logits };
   }
 
-  private async pass(variant: number, rows: readonly Row[], wanted: readonly number[]): Promise<Float32Array> {
+  private async pass(variant: number, rows: readonly Row[], { wanted, asks }: Wanted): Promise<Outcome> {
     const size = sizeFor(rows.length);
     const outputs = wanted.length === rows.length ? size : outputsFor(wanted.length, size);
     if (size > MAX_ROWS) throw new AnsatzError(`a pass of ${rows.length} rows, ${MAX_ROWS} is the most`);
@@ -198,12 +228,32 @@ export class Passes {
     if (this.model.encoder?.before)
       put(this.places, size, (k) => Math.max(0, (rows[k]?.position ?? 0) - (rows[k]?.memory ?? 0)));
     put(this.wanted, outputs, (k) => wanted[k] ?? 0);
+    this.putAsks(asks, outputs);
     // Capturing computes the pass too, so the values must be there; what it appends, the run appends again.
     const program = this.program(this.variantOf(variant), size, outputs);
     await program.run();
     this.latest = program.result;
-    const all = (await program.result.logits.data()) as Float32Array;
-    return all.subarray(0, wanted.length * this.model.spec.vocab);
+    const { logits, drawn } = program.result;
+    const tokens = ((await drawn.data()) as Int32Array).subarray(0, wanted.length);
+    if (asks.every((a) => a)) return { tokens, logits: null };
+    const all = (await logits.data()) as Float32Array;
+    return { tokens, logits: all.subarray(0, wanted.length * this.model.spec.vocab) };
+  }
+
+  /** Rows that nobody asks about are drawn as the likeliest. */
+  private putAsks(asks: readonly (Ask | null)[], outputs: number): void {
+    const temperature = Float32Array.from({ length: outputs }, (_, k) => asks[k]?.temperature ?? 0);
+    const number = Int32Array.from({ length: outputs }, (_, k) => (asks[k]?.number ?? 0) | 0);
+    const never = new Int32Array(outputs * 2 * MOST_RANGES);
+    asks.forEach((a, k) => {
+      if (a) never.set(a.never, k * 2 * MOST_RANGES);
+    });
+    for (const [t, values] of [
+      [this.temperatures, temperature],
+      [this.numbers, number],
+      [this.never, never],
+    ] as const)
+      this.device.write(t.storage.memory, t.offset, values);
   }
 
   /** What layers showed of themselves in the pass before; rows that fill it up included. */
@@ -235,6 +285,7 @@ export class Passes {
     for (const { table, sequence, position, reach } of [this.index, this.memoryIndex])
       for (const t of [table, sequence, position, reach]) t.dispose();
     for (const t of [this.inputs, this.segments, this.places, this.wanted]) t.dispose();
+    for (const t of [this.temperatures, this.numbers, this.never]) t.dispose();
     this.own.dispose();
     this.memory?.dispose();
   }
@@ -258,7 +309,10 @@ export class Passes {
         const picked = embedding(reshape(h, [size, h.shape[h.rank - 1]]), wanted);
         const { observe } = this.options;
         const observed = Object.fromEntries([...(c.taps ?? [])].filter(([name]) => observe!(name)));
-        return { logits: model.logits(params, picked, c), observed };
+        const logits = cast(reshape(model.logits(params, picked, c), [outputs, model.spec.vocab]), 'f32');
+        const [temperatures, numbers] = [this.temperatures, this.numbers].map((t) => first(t, [outputs]));
+        const drawn = drawRows(logits, temperatures, numbers, first(this.never, [outputs, 2 * MOST_RANGES]));
+        return { logits, drawn, observed };
       }),
     );
     programs.set(key, step);

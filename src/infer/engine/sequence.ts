@@ -16,10 +16,26 @@ export interface Pick {
 /** How a picker draws: what a draft model must know to draw alike. */
 export type SamplingShape = Truncation & { readonly seed?: number };
 
+/** How a token is to be drawn from logits where they lie. */
+export interface Ask {
+  /** 0: the likeliest. */
+  readonly temperature: number;
+  /** Of 32 bits: which one (tensor/ops/draw.ts). */
+  readonly number: number;
+  /** Ranges of tokens that are not drawn: the first one, the one after the last, and so on; MOST_RANGES at most. */
+  readonly never: readonly number[];
+}
+
+export const MOST_RANGES = 8;
+
 /** Picks tokens of one sequence, in order: keeps whatever state that takes (random numbers, counts, a grammar). */
 export interface Picker {
   /** The next token after logits [vocab]; they are its to overwrite. Null: nothing may follow. */
   pick(logits: Float32Array): Pick | null;
+  /** How the token `ahead` places on would be drawn; absent or null: it wants the logits. */
+  ask?(ahead: number): Ask | null;
+  /** The next token, drawn as it was asked for. */
+  take?(token: number): Pick;
   /** How it draws; absent: drafts are compared with what it picks. */
   readonly shape?: SamplingShape;
   /** Keeps a token that was drawn from `from`, or picks another, so that the result is distributed as pick() is. */

@@ -4,6 +4,8 @@ import type { Captured, Tensor } from '../../tensor/index.ts';
 
 export interface PassResult {
   readonly logits: Tensor;
+  /** A token of each row of them, as the pass was asked to draw it. */
+  readonly drawn: Tensor;
   readonly observed: Readonly<Record<string, Tensor>>;
 }
 
@@ -23,7 +25,7 @@ export interface Variant {
 export function disposeVariant({ constants, programs, readers }: Variant): void {
   for (const step of programs.values()) {
     step.dispose();
-    for (const t of [step.result.logits, ...Object.values(step.result.observed)]) t.dispose();
+    for (const t of [step.result.logits, step.result.drawn, ...Object.values(step.result.observed)]) t.dispose();
   }
   for (const { step, inputs } of readers.values()) {
     step.dispose();

@@ -4,7 +4,6 @@
  * top-k left.
  */
 import { AnsatzError } from '../../backend/errors.ts';
-import { expNegative } from './exp.ts';
 
 export interface SamplingOptions {
   /** 0 takes the most likely token. */
@@ -97,12 +96,11 @@ export function weigh(logits: Float32Array, o: SamplingOptions): Weights | null 
   if (best < 0) return null;
   const top = logits[best];
   if (temperature === 0) return { tokens: Int32Array.of(best), weights: Float64Array.of(1), total: 1 };
-  const weight = (id: number): number => expNegative((logits[id] - top) / temperature);
+  const weight = (id: number): number => Math.exp((logits[id] - top) / temperature);
   if (topP >= 1 && topK === 0 && minP === 0) return weighAll(logits, top, temperature, new Float64Array(logits.length));
   const floor = top - temperature * (minP > 0 ? Math.min(NEGLIGIBLE, -Math.log(minP)) : NEGLIGIBLE);
   const some = topK > 0 && topK < logits.length;
-  const nucleus =
-    !some && topP < 1 ? nucleusOf(logits, floor, topP, (below) => expNegative(below / temperature)) : null;
+  const nucleus = !some && topP < 1 ? nucleusOf(logits, floor, topP, (below) => Math.exp(below / temperature)) : null;
   let kept = some ? largest(logits, topK) : above(logits, nucleus?.floor ?? floor);
   let weights = Float64Array.from(kept, weight);
   const cut = (count: number): void => {
@@ -126,7 +124,7 @@ export function weigh(logits: Float32Array, o: SamplingOptions): Weights | null 
 function weighAll(logits: Float32Array, top: number, temperature: number, weights: Float64Array): Weights {
   let total = 0;
   for (let k = 0; k < logits.length; k++) {
-    const w = expNegative((logits[k] - top) / temperature);
+    const w = Math.exp((logits[k] - top) / temperature);
     weights[k] = w;
     total += w;
   }

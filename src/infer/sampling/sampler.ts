@@ -1,8 +1,8 @@
 /** Picks the tokens of one sequence. */
-import type { Pick, Picker, SamplingShape } from '../engine/sequence.ts';
+import { type Ask, MOST_RANGES, type Pick, type Picker, type SamplingShape } from '../engine/sequence.ts';
 import { acceptOrDraw } from '../speculation/accept.ts';
 import { adjust, checkSampling, drawFrom, largest, type SamplingOptions, type Weights, weigh } from './distribution.ts';
-import { randomStream } from './random.ts';
+import { randomAt } from './random.ts';
 
 /** What may come next, by a grammar that follows the tokens. */
 export interface TokenMask {
@@ -21,7 +21,11 @@ export interface SamplerOptions extends SamplingOptions {
 
 export class Sampler implements Picker {
   private readonly options: SamplerOptions;
-  private readonly uniform: () => number;
+  /** Random numbers that have been used. */
+  private used = 0;
+  private readonly uniform = (): number => randomAt((this.options.seed ?? 0) >>> 0, this.used++) / 2 ** 32;
+  /** Ranges of tokens that are never drawn, where nothing but these and the temperature matters. */
+  private readonly never: readonly number[] | null;
   private readonly prompt: Set<number>;
   private readonly made = new Map<number, number>();
 
@@ -29,13 +33,26 @@ export class Sampler implements Picker {
   constructor(options: SamplerOptions = {}, prompt: readonly number[] = []) {
     checkSampling(options);
     this.options = options;
-    this.uniform = randomStream(options.seed ?? 0);
+    this.never = plain(options) ? rangesOf(options.never ?? []) : null;
     this.prompt = new Set(options.repetitionPenalty === undefined ? [] : prompt);
   }
 
   get shape(): SamplingShape {
     const { temperature, topK, topP, minP, seed } = this.options;
     return { temperature, topK, topP, minP, seed };
+  }
+
+  ask(ahead: number): Ask | null {
+    if (!this.never) return null;
+    const { temperature = 1, seed = 0 } = this.options;
+    const number = temperature > 0 ? randomAt(seed >>> 0, this.used + ahead) : 0;
+    return { temperature, number, never: this.never };
+  }
+
+  take(token: number): Pick {
+    if ((this.options.temperature ?? 1) > 0) this.used++;
+    this.note(token);
+    return { token, logprob: null };
   }
 
   /** Keeps a drafted token or picks another: distributed as pick() is (speculation/accept.ts). */
@@ -81,6 +98,23 @@ export class Sampler implements Picker {
     this.made.set(token, (this.made.get(token) ?? 0) + 1);
     this.options.mask?.advance(token);
   }
+}
+
+/** Whether tokens are drawn by temperature alone. */
+function plain(o: SamplerOptions): boolean {
+  const whole = (o.topK ?? 0) === 0 && (o.topP ?? 1) >= 1 && (o.minP ?? 0) === 0;
+  const asTheyAre = !o.presencePenalty && !o.frequencyPenalty && (o.repetitionPenalty ?? 1) === 1;
+  const alone = !o.mask && o.logprobs === undefined && !o.logitBias?.size;
+  return alone && asTheyAre && (whole || o.temperature === 0);
+}
+
+/** Tokens as ranges, the first one and the one after the last; null when these are too many. */
+function rangesOf(tokens: readonly number[]): number[] | null {
+  const ranges: number[] = [];
+  for (const id of [...new Set(tokens)].sort((a, b) => a - b))
+    if (ranges[ranges.length - 1] === id) ranges[ranges.length - 1]++;
+    else ranges.push(id, id + 1);
+  return ranges.length <= 2 * MOST_RANGES ? ranges : null;
 }
 
 export function logSumExp(x: Float32Array): number {

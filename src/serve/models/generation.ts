@@ -66,6 +66,14 @@ class EndingPicker implements Picker {
     return this.note(this.sampler.pick(logits));
   }
 
+  ask(ahead: number): ReturnType<Sampler['ask']> {
+    return this.sampler.ask(ahead);
+  }
+
+  take(token: number): Pick {
+    return this.note(this.sampler.take(token))!;
+  }
+
   verify(...args: Parameters<Sampler['verify']>): Pick | null {
     return this.note(this.sampler.verify(...args));
   }

@@ -6,6 +6,7 @@ import { blockPartsCases } from './block-parts.ts';
 import type { Rng } from './build.ts';
 import { convCases } from './conv.ts';
 import { distilCases } from './distil.ts';
+import { drawCases } from './draw.ts';
 import { elementwiseCases } from './elementwise.ts';
 import { factoredCases } from './factored.ts';
 import { gatherCases } from './gather-scatter.ts';
@@ -47,6 +48,7 @@ const generators: Record<string, CaseGenerator> = {
   ...gatherCases,
   ...lossCases,
   ...distilCases,
+  ...drawCases,
   ...lshCases,
   ...randomCases,
   ...convCases,
