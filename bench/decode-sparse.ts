@@ -137,6 +137,7 @@ interface Sizes {
 async function* resultsOf(
   device: CpuDevice,
   shape: SparseShape,
+  cases: readonly Case[],
 ): AsyncIterable<{ c: Case; result: Result; dense: Sizes; sparse: Sizes }> {
   const open = (kind: Kind): Decoder => new Decoder(device, shape, kind);
   const sizes = ({ built }: Decoder): Sizes => ({ parameters: built.parameters, bytes: built.bytes });
@@ -144,17 +145,17 @@ async function* resultsOf(
   // The sparse model is the smaller one.
   if (2 * dense.built.bytes < totalmem() / 2) {
     const sparse = open('sparse');
-    for (const c of CASES)
+    for (const c of cases)
       yield { c, result: await together(dense, sparse, c), dense: sizes(dense), sparse: sizes(sparse) };
     dense.close();
     sparse.close();
     return;
   }
   const before: Measured[] = [];
-  for (const c of CASES) before.push(await dense.measure(c, 4));
+  for (const c of cases) before.push(await dense.measure(c, 4));
   dense.close();
   const sparse = open('sparse');
-  for (const [k, c] of CASES.entries()) {
+  for (const [k, c] of cases.entries()) {
     const measured = await sparse.measure(c, 40);
     const result = { dense: before[k], sparse: measured, ratio: before[k].seconds / measured.seconds };
     yield { c, result, dense: sizes(dense), sparse: sizes(sparse) };
@@ -164,13 +165,16 @@ async function* resultsOf(
 
 export async function* run(): AsyncIterable<Row> {
   const device = openCpu();
-  const only = process.env.ANSATZ_BENCH_ONLY?.split(',');
+  // Names of shapes and of cases: 800M, 17B, batch1, verify4.
+  const only = process.env.ANSATZ_BENCH_ONLY?.split(',') ?? [];
+  const chosen = <T extends { readonly name: string }>(all: readonly T[]): readonly T[] =>
+    all.some((x) => only.includes(x.name)) ? all.filter((x) => only.includes(x.name)) : all;
+  const cases = chosen(CASES);
   const bandwidth = await readBandwidth(device);
-  for (const shape of SPARSE_SHAPES) {
-    if (only && !only.includes(shape.name)) continue;
+  for (const shape of chosen(SPARSE_SHAPES)) {
     let read = 0;
     for (let k = 0; k < 5; k++) read = Math.max(read, await bandwidth());
-    for await (const { c, result, dense, sparse } of resultsOf(device, shape)) {
+    for await (const { c, result, dense, sparse } of resultsOf(device, shape, cases)) {
       read = Math.max(read, await bandwidth());
       const roofline = (m: Measured): number => m.touched / read / m.seconds;
       yield {

@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t TASK_BYTES = 16 << 10;
 constexpr int64_t SERIAL = 32 << 10;   // values that one thread copies rather than wake the others
+constexpr int64_t AHEAD_BYTES = 8 << 10;
 constexpr int ROWS = 4;                // that share what is read of weights
 enum Layout { MATRIX = 0, STRIPS_F32 = 1, STRIPS_BF16 = 2 };
 
@@ -97,6 +98,7 @@ ANSATZ_INLINE void choose_block(const float* t, int64_t t_step, int64_t r, const
       for (int64_t k = 0; k < r; k += 2)
 #pragma GCC unroll 4
         for (int v = 0; v < V; v++) {
+          __builtin_prefetch(from[v] + k / 2 * 64 + AHEAD_BYTES);
           const vu pair = (vu)*reinterpret_cast<const vi_u*>(from[v] + k / 2 * 64);
           const vf even = (vf)(pair << 16), odd = (vf)(pair & 0xffff0000u);
 #pragma GCC unroll 4
@@ -133,7 +135,8 @@ ANSATZ_INLINE void choose_block(const float* t, int64_t t_step, int64_t r, const
 template <Layout LAYOUT>
 void choose_strips(int32_t* choice, const float* t, int64_t t_step, int64_t rows, int64_t r, const char* w, const float* bias, int64_t A, int64_t N) {
   const int64_t block = N / 16 * (LAYOUT == STRIPS_F32 ? r * 64 : (r + 1) / 2 * 64);
-  const int64_t grain = ceil_div(TASK_BYTES, block * (1 + rows / 8));
+  // Whole lines of choices to a task: two cores that write to one line wait for each other.
+  const int64_t grain = ceil_div(ceil_div(TASK_BYTES, block * (1 + rows / 8)), 16) * 16;
   parallel_range(A, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t a = begin; a < end; a++) {
       const char* const at = w + a * block;

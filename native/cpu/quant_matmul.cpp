@@ -75,6 +75,9 @@ void quant_factored(const Call& c) {
   p.bias_step = p.n;
   p.group_step = S * p.n;
   if (p.n <= 0) return;
+  const Segment whole = {0, R, c.ptr<const char>(2), c.p[0], c.p[4], 0, 0};
+  if (share_rows(R, p.n))
+    return parallel_rows(R, [&](int64_t begin, int64_t end, int thread) { multiply_rows(p, &whole, 1, begin, end, thread); });
   for (int64_t row = 0; row < R; row += ROWS) {
     Segment all = {row, least(ROWS, R - row), c.ptr<const char>(2), c.p[0], c.p[4], 0, 0};
     run_segments(p, &all, 1, all.rows);
@@ -86,38 +89,39 @@ void quant_factored(const Call& c) {
 // P = y[R, parts, S, M], x[R, reach, S, M], then for each part w [M, reach J M] and bias f32[M]?;
 // I = R, S, M, reach, format, compute, parts, J of each part
 void quant_module_conv(const Call& c) {
-  const int64_t S = c.i[1], M = c.i[2], reach = c.i[3], R = c.i[0], parts = c.i[6];
+  const int64_t S = c.i[1], M = c.i[2], reach = c.i[3], rows = c.i[0] * S, parts = c.i[6];
   const int64_t* const J = c.i + 7;
-  const int64_t most = ROWS / S > 0 ? ROWS / S : 1;   // tokens at a time
   const bool whole = c.i[4] <= Q4 && M % GROUP == 0;
-  for (int64_t r = 0; r < R; r += most) {
-    const int64_t tokens = least(most, R - r), from = r * reach * S;
-    char* const modules = whole ? static_cast<char*>(pool_scratch(0, 3, tokens * reach * S * module_bytes(M))) : nullptr;
-    if (whole && c.t[1] == BF16) quantise_modules(c.ptr<const bf16>(1) + from * M, tokens * reach * S, M, modules);
-    else if (whole) quantise_modules(c.ptr<const float>(1) + from * M, tokens * reach * S, M, modules);
-    for (int64_t q = 0; q < parts;) {
-      int64_t end = q + 1;
-      while (end < parts && J[end] == J[q]) end++;   // parts that look alike far take the same rows
-      const int64_t sizes[4] = {M, reach * J[q] * M, c.i[4], c.i[5]};
-      Product p = product_of(c, sizes);
-      p.x = c.ptr<const char>(1) + from * M * bytes_of(p.x_type);
-      p.source = PATCH;
-      p.S = S;
-      p.reach = reach;
-      p.J = J[q];
-      p.M = M;
-      p.modules = modules;
-      p.bias_type = F32;
-      p.group_step = parts * S * M;
-      Segment all[3];
-      for (int64_t k = q; k < end; k++) {
-        char* const y = c.ptr<char>(0) + (r * parts + k) * S * M * bytes_of(p.y_type);
-        all[k - q] = {0, tokens * S, c.ptr<const char>(2 + 2 * k), y, c.p[3 + 2 * k], 0, 0};
-      }
-      run_segments(p, all, end - q, tokens * S);
-      q = end;
-    }
+  int64_t half = 0;
+  Product products[3];
+  Segment segments[3];
+  for (int64_t q = 0; q < parts; q++) {
+    const int64_t sizes[4] = {M, reach * J[q] * M, c.i[4], c.i[5]};
+    Product& p = products[q] = product_of(c, sizes);
+    p.source = PATCH;
+    p.S = S;
+    p.reach = reach;
+    p.J = J[q];
+    p.M = M;
+    p.bias_type = F32;
+    p.group_step = parts * S * M;
+    segments[q] = {0, rows, c.ptr<const char>(2 + 2 * q), c.ptr<char>(0) + q * S * M * bytes_of(p.y_type), c.p[3 + 2 * q], 0, 0};
+    half = (J[q] - 1) / 2 > half ? (J[q] - 1) / 2 : half;
   }
+  const auto some = [&](int64_t begin, int64_t end, int thread) {
+    Modules modules;
+    if (whole)
+      modules = quantise_modules(products[0], begin, end, half, static_cast<char*>(pool_scratch(thread, 3, modules_bytes(products[0], end - begin))));
+    for (int64_t q = 0; q < parts;) {
+      int64_t next = q + 1;
+      while (next < parts && J[next] == J[q]) next++;   // parts that look alike far take the same rows
+      Product p = products[q];
+      p.modules = whole ? &modules : nullptr;
+      multiply_rows(p, segments + q, next - q, begin, end, thread);
+      q = next;
+    }
+  };
+  parallel_rows(rows, some);
 }
 
 }  // namespace

@@ -36,7 +36,7 @@ struct Product {
   const void* scales;
   int32_t scales_type;
   int64_t reach, J, M;
-  const char* modules;        // of PATCH: what quantise_modules() made of x; or null
+  const struct Modules* modules;   // of PATCH: what quantise_modules() made of x; or null
   int64_t bias_step, group_step;   // between biases of the rows that belong together, and between such groups in y
   const void* addend;
   float alpha;
@@ -88,18 +88,40 @@ template <class T> void gather_patch(const Product& p, int64_t r, float* room) {
 // A module that ends with a group is quantised once for all rows and taps that see it: for each module of each token its
 // groups' codes, then their scales, then what corrects them.
 ANSATZ_INLINE int64_t module_bytes(int64_t M) { return M / GROUP * 40; }
-template <class T> void quantise_modules(const T* x, int64_t modules, int64_t M, char* to) {
+
+// Quantised modules [m0, m1) of the tokens from `token` on that rows of PATCH look at.
+struct Modules {
+  const char* at;
+  int64_t token, m0, m1;
+  ANSATZ_INLINE const char* of(const Product& p, int64_t row_token, int64_t t, int64_t m) const;
+};
+
+template <class T> void quantise_module(const T* x, int64_t M, char* to) {
   const int64_t groups = M / GROUP;
-  parallel_range(modules, ceil_div(SERIAL, M), [&](int64_t begin, int64_t end, int) {
-    for (int64_t m = begin; m < end; m++) {
-      const T* const from = x + m * M;
-      char *const at = to + m * module_bytes(M), *const scales = at + groups * GROUP;
-      quantise_row([&](int64_t j, int64_t) { return load(from + j); }, M, groups, at, GROUP, [&](int64_t g, float scale, int32_t fix) {
-        std::memcpy(scales + g * 4, &scale, 4);
-        std::memcpy(scales + (groups + g) * 4, &fix, 4);
-      });
-    }
+  char* const scales = to + groups * GROUP;
+  quantise_row([&](int64_t j, int64_t) { return load(x + j); }, M, groups, to, GROUP, [&](int64_t g, float scale, int32_t fix) {
+    std::memcpy(scales + g * 4, &scale, 4);
+    std::memcpy(scales + (groups + g) * 4, &fix, 4);
   });
+}
+
+// Those that rows [begin, end) see with `half` neighbours on either side, to `room`.
+Modules quantise_modules(const Product& p, int64_t begin, int64_t end, int64_t half, char* room) {
+  const int64_t first = begin / p.S, last = (end - 1) / p.S;
+  const bool part = first == last;   // rows of one token: of some of its modules
+  const int64_t from = begin % p.S - half, to = (end - 1) % p.S + half + 1;
+  const Modules made = {room, first, part && from > 0 ? from : 0, part && to < p.S ? to : p.S};
+  for (int64_t tap = first * p.reach; tap < (last + 1) * p.reach; tap++)
+    for (int64_t m = made.m0; m < made.m1; m++, room += module_bytes(p.M)) {
+      const int64_t at = (tap * p.S + m) * p.M;
+      if (p.x_type == BF16) quantise_module(static_cast<const bf16*>(p.x) + at, p.M, room);
+      else quantise_module(static_cast<const float*>(p.x) + at, p.M, room);
+    }
+  return made;
+}
+ANSATZ_INLINE int64_t modules_bytes(const Product& p, int64_t rows) { return (rows / p.S + 2) * p.reach * p.S * module_bytes(p.M); }
+ANSATZ_INLINE const char* Modules::of(const Product& p, int64_t row_token, int64_t t, int64_t m) const {
+  return at + (((row_token - token) * p.reach + t) * (m1 - m0) + m - m0) * module_bytes(p.M);
 }
 
 // Row r of PATCH as column c of a panel, from quantised modules.
@@ -120,7 +142,7 @@ void pack_modules(const Product& p, int64_t r, char* panel, int64_t width, int64
     for (int64_t j = 0; j < p.J; j++) {
       const int64_t m = s + j - half;
       const bool there = m >= 0 && m < p.S;
-      const char* const from = p.modules + ((token * p.reach + t) * p.S + m) * module_bytes(p.M);
+      const char* const from = there ? p.modules->of(p, token, t, m) : nullptr;
       for (int64_t g = 0; g < groups; g++, n++) {
         if (there) put(from + g * GROUP, from + groups * GROUP + g * 4, from + groups * GROUP + (groups + g) * 4);
         else put(zero, zero, zero);
@@ -294,6 +316,32 @@ void multiply_any(const Product& p, const Segment& g, int64_t s0, int64_t s1, co
     case FLOATS: return multiply_kind<FLOATS>(p, g, s0, s1, panels, count, thread);
     default: return multiply_kind<WIDE>(p, g, s0, s1, panels, count, thread);
   }
+}
+
+// Rows [begin, end) with all matrices of some segments on this thread: they are packed where they are used.
+void multiply_rows(const Product& p, const Segment* segments, int64_t count, int64_t begin, int64_t end, int thread) {
+  const int64_t tiles = tiles_of(p.k), before = ceil_div(((end - begin) / MOST + 2) * int64_t(sizeof(Panel)), 64) * 64;
+  char* const room = static_cast<char*>(pool_scratch(thread, 2, before + (end - begin) * tiles * column_bytes(p.kind)));
+  Panel* const panels = reinterpret_cast<Panel*>(room);
+  int64_t at = 0;
+  const int64_t n = cut_panels(begin, end - begin, tiles, p.kind, panels, at);
+  Product q = p;
+  q.packed = room + before;
+  for (int64_t i = 0; i < n; i++)
+    for (int64_t c = 0; c < panels[i].width; c++) pack_row(q, panels[i].row + c, room + before + panels[i].at, panels[i].width, c, thread);
+  for (int64_t k = 0; k < count; k++) multiply_any(q, segments[k], 0, strips_of(p.n), panels, n, thread);
+}
+
+// Whether rows are shared out rather than weights: the weights are few beside them, and what one core writes for another
+// arrives late. A task's rows are contiguous, so that the next layer's rows were written by the same core more often than not.
+ANSATZ_INLINE bool share_rows(int64_t rows, int64_t n) { return rows >= 2 * pool_threads() && rows * 4 >= n; }
+constexpr int64_t TASK_ROWS = 96;
+template <class F> void parallel_rows(int64_t rows, const F& f) {
+  const int64_t threads = pool_threads(), tasks = rows <= threads * TASK_ROWS ? threads : ceil_div(rows, TASK_ROWS);
+  parallel(tasks, [&](int64_t task, int thread) {
+    const int64_t begin = rows * task / tasks, end = rows * (task + 1) / tasks;
+    if (end > begin) f(begin, end, thread);
+  });
 }
 
 // All products of some segments, at most ROWS rows in all: packs their rows, then multiplies. Tasks are contiguous

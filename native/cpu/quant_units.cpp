@@ -8,8 +8,7 @@ namespace ansatz {
 namespace {
 
 constexpr int64_t ROWS = 64;          // rows at a time: their partial sums are what memory is needed for
-constexpr int64_t LEAST_PARTS = 4, MOST_PARTS = 16, PART_BLOCKS = 16;
-constexpr int64_t SPREAD_ROWS = 8;    // rows of a task, at least, where there are more threads than parts
+constexpr int64_t LEAST_PARTS = 4, MOST_PARTS = 16, PART_BLOCKS = 32;
 constexpr int64_t FAR = 4;             // pairs ahead
 constexpr int64_t FIRST_BYTES = 1024;  // of the first of a pass
 constexpr int64_t CHUNK_BYTES = 512 << 10;   // of records in the L2 cache
@@ -160,6 +159,29 @@ ANSATZ_INLINE vf load_as(const void* p, int32_t t, int64_t at, int64_t n) {
   return n >= W ? load(x) : load_n(x, n);
 }
 
+// y[r, k0 to k1) from a row's sums, those of its `parts` parts `step` floats apart and added in order.
+void write_row(const Call& c, const Units& u, int64_t r, int64_t k0, int64_t k1, const float* sums, int64_t parts, int64_t step) {
+  const float* const out_bias = c.ptr<const float>(8);
+  const float alpha = static_cast<float>(c.f[0]);
+  for (int64_t k = k0; k < k1; k += W) {
+    vf v = load(sums + k);
+    for (int64_t p = 1; p < parts; p++) v += load(sums + p * step + k);
+    const int64_t at = r * u.d + k, left = k1 - k;
+    v = v * alpha;
+    if (out_bias) v += load_as(out_bias, F32, k, left);
+    if (c.p[9]) v += load_as(c.p[9], c.t[9], at, left);
+    if (c.t[0] == BF16) {
+      bf16* const y = c.ptr<bf16>(0) + at;
+      if (left >= W) store(y, v);
+      else store_n(y, v, left);
+    } else {
+      float* const y = c.ptr<float>(0) + at;
+      if (left >= W) store(y, v);
+      else store_n(y, v, left);
+    }
+  }
+}
+
 // P = y[rows, d], touched i32[4]?, x[rows, d], choice i32[rows, A], records u8, bias f32[F]?, gate_bias f32[F]?,
 //     weight f32[rows, A]?, out_bias f32[d]?, addend[rows, d]?;  I = rows, d, F, N, format, gated;  F = alpha
 void sparse_units(const Call& c) {
@@ -178,23 +200,20 @@ void sparse_units(const Call& c) {
   u.bias = c.ptr<const float>(5);
   u.gate_bias = c.ptr<const float>(6);
   u.weight = c.ptr<const float>(7);
-  const float* const out_bias = c.ptr<const float>(8);
-  const float alpha = static_cast<float>(c.f[0]);
   if (!choices_fit(u.choice, u.rows * u.A, u.N)) return;
   // Sums are cut by the number of blocks alone, and parts are added in order.
   const int64_t wanted = ceil_div(u.A, PART_BLOCKS), parts = least(u.A, least(MOST_PARTS, wanted < LEAST_PARTS ? LEAST_PARTS : wanted));
   const int64_t most = least(ROWS, u.rows), threads = pool_threads();
-  // Rows are shared out as well where that keeps more threads busy; which unit was read by any of them is put together after.
-  const int64_t spread = least(ceil_div(most, SPREAD_ROWS), parts < threads ? ceil_div(2 * threads, parts) : 1);
-  const int64_t groups = spread < 1 ? 1 : spread;
-  const int64_t row_room = (unit_row_bytes(u.padded) + 63) / 64 * 64, tasks = parts * groups;
+  // Many rows are shared out, each with all of its parts: what one core writes for another arrives late.
+  const bool by_rows = most >= 2 * threads;
+  const int64_t groups = by_rows ? threads : 1, each = ceil_div(most, groups), tasks = by_rows ? groups : parts;
   const bool counted = c.p[1] && u.rows > 1;
-  const int64_t seen_bytes = counted ? groups * u.A * u.N : 0;
-  float* const sums = static_cast<float*>(pool_scratch(0, 2, (parts * most * u.padded) * 4));
-  char* const rooms = static_cast<char*>(pool_scratch(0, 3, most * row_room + tasks * int64_t(sizeof(Counts)) + seen_bytes));
-  Counts* const counts = reinterpret_cast<Counts*>(rooms + most * row_room);
-  uint8_t* const seen = reinterpret_cast<uint8_t*>(counts + tasks);
-  for (int64_t p = 0; p < tasks; p++) counts[p] = {};
+  float* const sums = static_cast<float*>(pool_scratch(0, 2, (by_rows ? most + groups * each : parts * most) * u.padded * 4));
+  const int64_t row_room = (unit_row_bytes(u.padded) + 63) / 64 * 64, counts_bytes = (tasks + parts) * int64_t(sizeof(Counts));
+  char* const rooms = static_cast<char*>(pool_scratch(0, 3, most * row_room + counts_bytes + (counted ? groups * u.A * u.N : 0)));
+  Counts *const counts = reinterpret_cast<Counts*>(rooms + most * row_room), *const unions = counts + tasks;
+  uint8_t* const seen = reinterpret_cast<uint8_t*>(rooms + most * row_room + counts_bytes);
+  std::memset(counts, 0, static_cast<size_t>(counts_bytes));
   for (int64_t r0 = 0; r0 < u.rows; r0 += ROWS) {
     const int64_t rows = least(ROWS, u.rows - r0);
     UnitRow x[ROWS];
@@ -203,55 +222,48 @@ void sparse_units(const Call& c) {
       if (c.t[2] == BF16) x[r] = make_unit_row(room, c.ptr<const bf16>(2) + (r0 + r) * u.d, u.d, u.format <= UNIT_Q4);
       else x[r] = make_unit_row(room, c.ptr<const float>(2) + (r0 + r) * u.d, u.d, u.format <= UNIT_Q4);
     };
-    if (rows * u.d <= 16384)
-      for (int64_t r = 0; r < rows; r++) prepare(r, 0);
-    else parallel(rows, prepare);
-    parallel(tasks, [&](int64_t task, int thread) {
-      const int64_t p = task / groups, group = task % groups, a0 = u.A * p / parts, a1 = u.A * (p + 1) / parts;
-      const int64_t first = rows * group / groups, some = rows * (group + 1) / groups - first;
-      float* const y = sums + (p * most + first) * u.padded;
+    // Part p of rows [first, first + some) to y.
+    const auto part = [&](int64_t p, int64_t first, int64_t some, float* y, int64_t group, int thread, Counts& to) {
+      const int64_t a0 = u.A * p / parts, a1 = u.A * (p + 1) / parts;
       uint8_t* const own = counted ? seen + (a0 * groups + (a1 - a0) * group) * u.N : nullptr;
-      if (some == 0) {
-        if (own) std::memset(own, 0, static_cast<size_t>((a1 - a0) * u.N));
-        return;
-      }
       switch (u.format) {
-        case UNIT_Q8: return run_blocks<UNIT_Q8>(u, a0, a1, r0 + first, some, x + first, y, thread, own, counts[task]);
-        case UNIT_Q4: return run_blocks<UNIT_Q4>(u, a0, a1, r0 + first, some, x + first, y, thread, own, counts[task]);
-        case UNIT_BF16: return run_blocks<UNIT_BF16>(u, a0, a1, r0 + first, some, x + first, y, thread, own, counts[task]);
-        default: return run_blocks<UNIT_F32>(u, a0, a1, r0 + first, some, x + first, y, thread, own, counts[task]);
+        case UNIT_Q8: return run_blocks<UNIT_Q8>(u, a0, a1, r0 + first, some, x + first, y, thread, own, to);
+        case UNIT_Q4: return run_blocks<UNIT_Q4>(u, a0, a1, r0 + first, some, x + first, y, thread, own, to);
+        case UNIT_BF16: return run_blocks<UNIT_BF16>(u, a0, a1, r0 + first, some, x + first, y, thread, own, to);
+        default: return run_blocks<UNIT_F32>(u, a0, a1, r0 + first, some, x + first, y, thread, own, to);
       }
-    });
+    };
+    if (by_rows) {
+      parallel(groups, [&](int64_t group, int thread) {
+        const int64_t first = rows * group / groups, some = rows * (group + 1) / groups - first;
+        float *const total = sums + first * u.padded, *const next = sums + (most + group * each) * u.padded;
+        for (int64_t r = first; r < first + some; r++) prepare(r, thread);
+        for (int64_t p = 0; p < parts; p++) {
+          part(p, first, some, p == 0 ? total : next, group, thread, counts[group]);
+          for (int64_t k = 0; p > 0 && k < some * u.padded; k += W) store(total + k, load(total + k) + load(next + k));
+        }
+        for (int64_t r = 0; r < some; r++) write_row(c, u, r0 + first + r, 0, u.d, total + r * u.padded, 1, 0);
+      });
+    } else {
+      if (rows * u.d <= 16384)
+        for (int64_t r = 0; r < rows; r++) prepare(r, 0);
+      else parallel(rows, prepare);
+      parallel(parts, [&](int64_t p, int thread) { part(p, 0, rows, sums + p * most * u.padded, 0, thread, counts[p]); });
+      const int64_t pieces = ceil_div(u.d, COLUMNS);
+      parallel(rows * pieces, [&](int64_t task, int) {
+        const int64_t r = task / pieces, k0 = task % pieces * COLUMNS;
+        write_row(c, u, r0 + r, k0, least(u.d, k0 + COLUMNS), sums + r * u.padded, parts, most * u.padded);
+      });
+    }
     if (counted)
       parallel(parts, [&](int64_t p, int) {
         const int64_t a0 = u.A * p / parts, a1 = u.A * (p + 1) / parts;
-        count_seen(seen + a0 * groups * u.N, groups, (a1 - a0) * u.N, counts[p * groups]);
+        count_seen(seen + a0 * groups * u.N, groups, (a1 - a0) * u.N, unions[p]);
       });
-    const int64_t pieces = ceil_div(u.d, COLUMNS);
-    parallel(rows * pieces, [&](int64_t task, int) {
-      const int64_t r = task / pieces, end = least(u.d, (task % pieces + 1) * COLUMNS);
-      for (int64_t k = task % pieces * COLUMNS; k < end; k += W) {
-        vf v = load(sums + r * u.padded + k);
-        for (int64_t p = 1; p < parts; p++) v += load(sums + (p * most + r) * u.padded + k);
-        const int64_t at = (r0 + r) * u.d + k, left = end - k;
-        v = v * alpha;
-        if (out_bias) v += load_as(out_bias, F32, k, left);
-        if (c.p[9]) v += load_as(c.p[9], c.t[9], at, left);
-        if (c.t[0] == BF16) {
-          bf16* const y = c.ptr<bf16>(0) + at;
-          if (left >= W) store(y, v);
-          else store_n(y, v, left);
-        } else {
-          float* const y = c.ptr<float>(0) + at;
-          if (left >= W) store(y, v);
-          else store_n(y, v, left);
-        }
-      }
-    });
   }
   if (int32_t* const touched = c.ptr<int32_t>(1)) {
     Counts all = {};
-    for (int64_t p = 0; p < tasks; p++) {
+    for (int64_t p = 0; p < tasks + parts; p++) {
       all.units += counts[p].units;
       all.seconds += counts[p].seconds;
       all.pairs += counts[p].pairs;
