@@ -1,11 +1,10 @@
 /**
  * Decoding of dense models at batch 1 and reading of prompts, int8 and int4, against llama.cpp's Q8_0 and Q4_0 of the
  * same shapes, taking turns; and the share of the read bandwidth that this machine has, measured in the same run.
- * Ours goes through the engine's passes as serving does: one native call a token, logits read back, a token chosen.
+ * Ours goes through the engine's passes as serving does: one native call a token, which chooses the token too.
  */
 import type { CpuDevice } from '../src/backend/cpu/device.ts';
 import { Passes } from '../src/infer/engine/index.ts';
-import { likeliest } from '../src/infer/sampling/index.ts';
 import { disposeTree } from '../src/nn/index.ts';
 import { type BlockType, capture, sum, zeros } from '../src/tensor/index.ts';
 import { modelOf, openCpu, randomBlocks, randomGguf, SHAPES, type Shape, weightBytes } from './decode-models.ts';
@@ -17,6 +16,8 @@ const TYPES: readonly { ours: BlockType; peer: 'q8_0' | 'q4_0' }[] = [
   { ours: 'q4', peer: 'q4_0' },
 ];
 const PAGE = 32;
+/** The likeliest token, drawn where the logits lie. */
+export const greedy = { temperature: 0, number: 0, never: [] };
 
 /** Bytes a second of reading memory that no cache holds: the sum of a gigabyte. */
 export async function readBandwidth(device: CpuDevice): Promise<() => Promise<number>> {
@@ -50,11 +51,14 @@ class Ours {
 
   async decode(count: number): Promise<number> {
     let token = 65;
-    for (let t = 0; t < 4; t++) token = likeliest(await this.passes.run([{ token, sequence: 0, position: t }], [0]));
+    for (let t = 0; t < 4; t++) token = await this.next(token, t);
     const start = performance.now();
-    for (let t = 4; t < 4 + count; t++)
-      token = likeliest(await this.passes.run([{ token, sequence: 0, position: t }], [0]));
+    for (let t = 4; t < 4 + count; t++) token = await this.next(token, t);
     return (1000 * count) / (performance.now() - start);
+  }
+
+  private async next(token: number, position: number): Promise<number> {
+    return (await this.passes.draw([{ token, sequence: 0, position }], [0], [greedy])).tokens[0];
   }
 
   async prefill(count: number): Promise<number> {

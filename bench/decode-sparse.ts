@@ -7,10 +7,9 @@
 import { totalmem } from 'node:os';
 import type { CpuDevice } from '../src/backend/cpu/device.ts';
 import { Passes } from '../src/infer/engine/index.ts';
-import { likeliest } from '../src/infer/sampling/index.ts';
 import { disposeTree } from '../src/nn/index.ts';
 import { unitBytes } from '../src/tensor/index.ts';
-import { readBandwidth } from './decode-dense.ts';
+import { greedy, readBandwidth } from './decode-dense.ts';
 import { openCpu } from './decode-models.ts';
 import { median, type Row } from './harness.ts';
 import { type Built, build, CONTEXT, type Kind, SPARSE_SHAPES, type SparseShape } from './sparse-models.ts';
@@ -94,12 +93,12 @@ class Decoder {
       this.token = (Math.imul(this.token, 1664525) + 1013904223) >>> 0;
       return { token: this.token % 32000, sequence: texts ? r : 0, position: texts ? at : at + r };
     });
-    const logits = await passes.run(
+    const wanted = all.map((_, r) => r);
+    await passes.draw(
       all,
-      all.map((_, r) => r),
+      wanted,
+      wanted.map(() => greedy),
     );
-    for (let r = 0; r < rows; r++)
-      likeliest(logits.subarray((r * logits.length) / rows, ((r + 1) * logits.length) / rows));
   }
 
   /** Of all layers: a first part for every unit that was read, a second one where the ReLU let it through. */

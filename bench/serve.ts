@@ -173,9 +173,9 @@ async function* measure(shape: Shape, type: (typeof TYPES)[number]): AsyncIterab
 
 export async function* run(): AsyncIterable<Row> {
   if (noLlama) console.error(noLlama);
-  console.error(`${described}; ours: ${OPTIONS.join(' ')}`);
+  const work = `${described}; ours: ${OPTIONS.join(' ')}`;
   for (const shape of SERVED)
     for (const type of TYPES)
       if ((shape.name === '0.1B' && wants(['0.5B'], '0.1B')) || only.includes(shape.name))
-        if (wants(TYPES, type)) yield* measure(shape, type);
+        if (wants(TYPES, type)) for await (const row of measure(shape, type)) yield { ...row, work };
 }

@@ -77,7 +77,7 @@ void quant_factored(const Call& c) {
   if (p.n <= 0) return;
   const Segment whole = {0, R, c.ptr<const char>(2), c.p[0], c.p[4], 0, 0};
   if (share_rows(R, p.n))
-    return parallel_rows(R, [&](int64_t begin, int64_t end, int thread) { multiply_rows(p, &whole, 1, begin, end, thread); });
+    return parallel_rows(p, R, [&](int64_t begin, int64_t end, int thread) { multiply_rows(p, &whole, 1, begin, end, thread); });
   for (int64_t row = 0; row < R; row += ROWS) {
     Segment all = {row, least(ROWS, R - row), c.ptr<const char>(2), c.p[0], c.p[4], 0, 0};
     run_segments(p, &all, 1, all.rows);
@@ -121,7 +121,7 @@ void quant_module_conv(const Call& c) {
       q = next;
     }
   };
-  parallel_rows(rows, some);
+  parallel_rows(products[0], rows, some);
 }
 
 }  // namespace

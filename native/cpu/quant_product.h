@@ -335,9 +335,10 @@ void multiply_rows(const Product& p, const Segment* segments, int64_t count, int
 // Whether rows are shared out rather than weights: the weights are few beside them, and what one core writes for another
 // arrives late. A task's rows are contiguous, so that the next layer's rows were written by the same core more often than not.
 ANSATZ_INLINE bool share_rows(int64_t rows, int64_t n) { return rows >= 2 * pool_threads() && rows * 4 >= n; }
-constexpr int64_t TASK_ROWS = 96;
-template <class F> void parallel_rows(int64_t rows, const F& f) {
-  const int64_t threads = pool_threads(), tasks = rows <= threads * TASK_ROWS ? threads : ceil_div(rows, TASK_ROWS);
+constexpr int64_t TASK_ROWS = 96, TASK_BYTES = 384 << 10;   // of a task at most; packed rows stay in the L2 cache
+template <class F> void parallel_rows(const Product& p, int64_t rows, const F& f) {
+  const int64_t fit = TASK_BYTES / (tiles_of(p.k) * column_bytes(p.kind)), most = fit > TASK_ROWS ? TASK_ROWS : fit < 4 * MOST ? 4 * MOST : fit;
+  const int64_t threads = pool_threads(), tasks = rows <= threads * most ? threads : ceil_div(rows, most);
   parallel(tasks, [&](int64_t task, int thread) {
     const int64_t begin = rows * task / tasks, end = rows * (task + 1) / tasks;
     if (end > begin) f(begin, end, thread);
