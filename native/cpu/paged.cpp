@@ -34,16 +34,19 @@ void paged_append(const Call& c) {
   const int32_t *table = c.ptr<const int32_t>(3), *sequence = c.ptr<const int32_t>(4), *position = c.ptr<const int32_t>(5);
   with_format(format, [&](auto f) {
     typedef decltype(f) F;
-    parallel_range(R * heads, 8, [&](int64_t begin, int64_t end, int) {
+    // A head's neighbouring tokens share lines of the cache: they go to one thread.
+    parallel_range(R * heads, R < 8 ? 8 : R < 64 ? R : 64, [&](int64_t begin, int64_t end, int) {
       for (int64_t task = begin; task < end; task++) {
-        const int64_t r = task / heads, head = task % heads;
+        const int64_t r = task % R, head = task / R;
         const int64_t n = page_of(table, max_pages, sequence[r], position[r], page);
         if (n < 0) continue;
         const PageHead<F> h = page_head<F>(c.ptr<uint8_t>(0), s, n, head);
         const int64_t slot = position[r] % page, k = r * tok_k + head * D, v = r * tok_v + head * D;
-        // Every key element lies on a line of its own: those of the next head are asked for before this one's are written.
-        if (task == begin) fetch_slot(h, s, slot);
-        if (task + 1 < end && head + 1 < heads) fetch_slot(page_head<F>(c.ptr<uint8_t>(0), s, n, head + 1), s, slot);
+        // One row's key elements lie on a line each: those of the next head are asked for before this one's are written.
+        if (R == 1) {
+          if (task == begin) fetch_slot(h, s, slot);
+          if (task + 1 < end) fetch_slot(page_head<F>(c.ptr<uint8_t>(0), s, n, head + 1), s, slot);
+        }
         if (c.t[1] == BF16) append_head(h, s, slot, c.ptr<const bf16>(1) + k, c.ptr<const bf16>(2) + v);
         else append_head(h, s, slot, c.ptr<const float>(1) + k, c.ptr<const float>(2) + v);
       }

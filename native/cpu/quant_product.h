@@ -176,18 +176,15 @@ void pack_row(const Product& p, int64_t r, char* panel, int64_t width, int64_t c
 }
 
 void pack_panels(const Product& p, char* to, const Panel* panels, int64_t count) {
-  const auto columns = [&](const Panel& panel, int64_t c0, int64_t c1, int thread) {
-    for (int64_t c = c0; c < c1; c++) pack_row(p, panel.row + c, to + panel.at, panel.width, c, thread);
+  const auto one = [&](int64_t i, int thread) {
+    const Panel& panel = panels[i];
+    for (int64_t c = 0; c < panel.width; c++) pack_row(p, panel.row + c, to + panel.at, panel.width, c, thread);
   };
   const int64_t rows = count ? panels[count - 1].row + panels[count - 1].width - panels[0].row : 0;
   if (rows <= 1 || rows * p.k <= SERIAL) {
-    for (int64_t i = 0; i < count; i++) columns(panels[i], 0, panels[i].width, 0);
+    for (int64_t i = 0; i < count; i++) one(i, 0);
   } else {
-    parallel(count * 2, [&](int64_t task, int thread) {   // halves: few panels keep more threads busy
-      const Panel& panel = panels[task / 2];
-      const int64_t middle = (panel.width + 1) / 2;
-      columns(panel, task % 2 ? middle : 0, task % 2 ? panel.width : middle, thread);
-    });
+    parallel(count, one);   // a panel's columns share lines of the cache: never two threads to one
   }
 }
 
