@@ -188,15 +188,6 @@ void pack_panels(const Product& p, char* to, const Panel* panels, int64_t count)
   }
 }
 
-ANSATZ_INLINE vf load_as(const void* p, int32_t t, int64_t at, int64_t n) {
-  if (t == BF16) {
-    const bf16* x = static_cast<const bf16*>(p) + at;
-    return n >= W ? load(x) : load_n(x, n);
-  }
-  const float* x = static_cast<const float*>(p) + at;
-  return n >= W ? load(x) : load_n(x, n);
-}
-
 // Sums of outputs [j, ...) of a panel's rows to y.
 template <int S> void finish(const Product& p, const Segment& g, const Panel& panel, int64_t j, const Sums& sums) {
   constexpr int64_t WIDTH = S * STRIP;

@@ -48,6 +48,16 @@ inline int64_t cut_panels(int64_t row, int64_t n, int64_t tiles, Kind kind, Pane
   return count;
 }
 
+// Elements `at` to at + W - 1 of values of a dtype, of which n or more are there.
+ANSATZ_INLINE vf load_as(const void* p, int32_t t, int64_t at, int64_t n) {
+  if (t == BF16) {
+    const bf16* x = static_cast<const bf16*>(p) + at;
+    return n >= W ? load(x) : load_n(x, n);
+  }
+  const float* x = static_cast<const float*>(p) + at;
+  return n >= W ? load(x) : load_n(x, n);
+}
+
 ANSATZ_INLINE int32_t most_of(vi x) {
 #if defined(__AVX512F__)
   return _mm512_reduce_max_epi32((__m512i)x);

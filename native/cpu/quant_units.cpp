@@ -150,15 +150,6 @@ bool choices_fit(const int32_t* choice, int64_t n, int64_t N) {
   return true;
 }
 
-ANSATZ_INLINE vf load_as(const void* p, int32_t t, int64_t at, int64_t n) {
-  if (t == BF16) {
-    const bf16* x = static_cast<const bf16*>(p) + at;
-    return n >= W ? load(x) : load_n(x, n);
-  }
-  const float* x = static_cast<const float*>(p) + at;
-  return n >= W ? load(x) : load_n(x, n);
-}
-
 // y[r, k0 to k1) from a row's sums, those of its `parts` parts `step` floats apart and added in order.
 void write_row(const Call& c, const Units& u, int64_t r, int64_t k0, int64_t k1, const float* sums, int64_t parts, int64_t step) {
   const float* const out_bias = c.ptr<const float>(8);
