@@ -203,12 +203,6 @@ void merge_attention(const Call& c) {
   else merge(c, c.ptr<const float>(1), c.ptr<const float>(2), c.ptr<float>(0));
 }
 
-template <class From, class To> ANSATZ_INLINE void copy_run(To* to, const From* from, int64_t n) {
-  int64_t k = 0;
-  for (; k + W <= n; k += W) store(to + k, load(from + k));
-  if (k < n) store_n(to + k, load_n(from + k, n - k), n - k);
-}
-
 // Plain vectors a token, f32 [pages, page, width]: writes those of the rows' tokens.
 void paged_write(const Call& c) {
   const int64_t R = c.i[0], width = c.i[1], page = c.i[2], max_pages = c.i[3];
@@ -219,7 +213,7 @@ void paged_write(const Call& c) {
       if (n < 0) continue;
       float* to = c.ptr<float>(0) + (n * page + position[r] % page) * width;
       if (c.t[1] == F32) std::memcpy(to, c.ptr<const float>(1) + r * width, static_cast<size_t>(width) * 4);
-      else copy_run(to, c.ptr<const bf16>(1) + r * width, width);
+      else convert_run(to, c.ptr<const bf16>(1) + r * width, width);
     }
   });
 }
@@ -251,7 +245,7 @@ template <class Out> void read_vectors(const Call& c, Out* out) {
       const int64_t r = k / count, at = position[r] - back + k % count;
       const int64_t n = at < 0 ? -1 : page_of(table, max_pages, sequence[r], at, page);
       const float* from = n < 0 ? nullptr : c.ptr<const float>(1) + (n * page + at % page) * width;
-      if (from) copy_run(out + k * width, from, width);
+      if (from) convert_run(out + k * width, from, width);
       else std::memset(out + k * width, 0, static_cast<size_t>(width) * sizeof(Out));
     }
   });

@@ -52,12 +52,6 @@ struct Segment {
   int64_t panel, panels;   // which panels they are packed in
 };
 
-template <class T> ANSATZ_INLINE void copy_run(float* to, const T* from, int64_t n) {
-  int64_t k = 0;
-  for (; k + W <= n; k += W) store(to + k, load(from + k));
-  if (k < n) store_n(to + k, load_n(from + k, n - k), n - k);
-}
-
 // Row r of SCALED as column c of a panel; INTS are quantised as they are scaled.
 template <class T, class D>
 ANSATZ_INLINE void pack_scaled(const Product& p, const T* x, const D* d, char* panel, int64_t width, int64_t c, int thread) {
@@ -80,7 +74,7 @@ template <class T> void gather_patch(const Product& p, int64_t r, float* room) {
     const T* const x = static_cast<const T*>(p.x) + ((token * p.reach + t) * p.S + s - half) * p.M;
     float* const to = room + t * p.J * p.M;
     std::memset(to, 0, static_cast<size_t>(first * p.M) * 4);
-    copy_run(to + first * p.M, x + first * p.M, (last + 1 - first) * p.M);
+    convert_run(to + first * p.M, x + first * p.M, (last + 1 - first) * p.M);
     std::memset(to + (last + 1) * p.M, 0, static_cast<size_t>((p.J - 1 - last) * p.M) * 4);
   }
 }
@@ -334,8 +328,7 @@ template <class F> void parallel_rows(const Product& p, int64_t rows, const F& f
 }
 
 // All products of some segments, at most ROWS rows in all: packs their rows, then multiplies. Tasks are contiguous
-// slices of a matrix, a few to each thread, but none too small to be worth waking for. Segments that follow each other
-// with the same rows share what is packed.
+// slices of a matrix, a few to each thread, but none too small to be worth waking for.
 void run_segments(Product& p, Segment* segments, int64_t count, int64_t rows) {
   const int64_t tiles = tiles_of(p.k), strips = strips_of(p.n), strip = strip_bytes(p.format, p.k), threads = pool_threads();
   const int64_t most = (rows / MOST + count + 1) * int64_t(sizeof(Panel));
@@ -346,11 +339,6 @@ void run_segments(Product& p, Segment* segments, int64_t count, int64_t rows) {
     for (int64_t i = 0; i < count; i++) {
       Segment& g = segments[i];
       busy += g.rows > 0;
-      if (i > 0 && g.row == segments[i - 1].row && g.rows == segments[i - 1].rows && g.rows > 0) {
-        g.panel = segments[i - 1].panel;
-        g.panels = segments[i - 1].panels;
-        continue;
-      }
       g.panel = n;
       g.panels = cut_panels(g.row, g.rows, tiles, p.kind, panels ? panels + n : nullptr, at);
       n += g.panels;

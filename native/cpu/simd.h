@@ -124,6 +124,13 @@ ANSATZ_INLINE void store_n(bf16* p, vf x, int64_t n) {
 }
 #endif
 
+// n values of one type as another.
+template <class From, class To> ANSATZ_INLINE void convert_run(To* to, const From* from, int64_t n) {
+  int64_t k = 0;
+  for (; k + W <= n; k += W) store(to + k, load(from + k));
+  if (k < n) store_n(to + k, load_n(from + k, n - k), n - k);
+}
+
 // ---- horizontal: fixed pairwise order, the same on every run ------------------------------------------------------
 typedef float vf4 __attribute__((vector_size(16)));
 ANSATZ_INLINE float hsum(vf4 x) {
