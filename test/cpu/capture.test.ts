@@ -8,6 +8,7 @@ import { Rng } from '../support/kernel-cases/build.ts';
 import { opCases } from '../support/op-cases.ts';
 import { inputsOn } from '../support/ref-values.ts';
 import { batchOn, decoderVariants, hostBatch, smallSpec, stepOn } from '../support/small-models.ts';
+import { turnsDuring } from '../support/turns.ts';
 
 const device = new CpuDevice();
 
@@ -188,17 +189,10 @@ describe('runs', () => {
       for (let k = 0; k < 40; k++) x = T.matmul(x, b);
       return x;
     });
-    const once = performance.now();
     await captured.run();
-    const repeats = Math.ceil(400 / Math.max(1, performance.now() - once));
-    let ticks = 0;
-    const timer = setInterval(() => ticks++, 2);
-    const start = performance.now();
-    // All queued at once: nothing but timers runs on this thread until the last is done.
-    await Promise.all(Array.from({ length: repeats }, () => captured.run()));
-    const elapsed = performance.now() - start;
-    clearInterval(timer);
-    assert.ok(ticks >= Math.max(5, elapsed / 50), `${ticks} ticks of 2 ms in ${elapsed.toFixed(0)} ms`);
+    // All queued at once: nothing but turns runs on this thread until the last is done.
+    const turns = await turnsDuring(() => Promise.all(Array.from({ length: 40 }, () => captured.run())));
+    assert.ok(turns > 4 * 40, `${turns} turns during 40 runs`);
     captured.dispose();
   });
 

@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { Tokenizer as Peer } from '@huggingface/tokenizers';
 import { AnsatzError } from '../../src/backend/errors.ts';
 import { type JsonObject, StreamDecoder, Tokenizer, type TrainOptions } from '../../src/data/tokenizer/index.ts';
+import { turnsDuring } from '../support/turns.ts';
 
 // White space that JavaScript's \s sees differently from Unicode (U+FEFF, U+0085), and U+017F after an apostrophe, are
 // left out here: there the peer differs from Hugging Face's own library. tokenizer-format.test.ts has those.
@@ -251,11 +252,11 @@ describe('tokenizer: batches, files, ids', () => {
   });
   it('leaves the event loop free', async () => {
     const large = Buffer.from(texts.join('').repeat(100));
-    let ticks = 0;
-    const timer = setInterval(() => ticks++, 1);
-    const [ids] = await base.encodeBatchAsync([large, large]);
-    clearInterval(timer);
-    assert.ok(ticks >= 3, `${ticks} ticks`);
+    let ids: unknown;
+    const turns = await turnsDuring(async () => {
+      [ids] = await base.encodeBatchAsync([large, large]);
+    });
+    assert.ok(turns > 20, `${turns} turns`);
     assert.deepEqual(ids, base.encode(large));
   });
   it('is the same after saving and loading', () => {
@@ -282,10 +283,8 @@ describe('tokenizer: batches, files, ids', () => {
       assert.throws(() => base.idToToken(id), AnsatzError);
     }
   });
-  it('stays fast on one endless word', () => {
-    const start = performance.now();
+  it('comes to the end of one endless word', () => {
     const text = Buffer.alloc(1 << 20, 'a');
     assert.deepEqual(Buffer.from(base.decodeBytes(base.encode(text))), text);
-    assert.ok(performance.now() - start < 10_000);
   });
 });

