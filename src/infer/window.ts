@@ -12,6 +12,7 @@ import {
   embedding,
   noGrad,
   ones,
+  record,
   reshape,
   type Tensor,
   zeros,
@@ -33,6 +34,7 @@ class EncoderWindow {
     [this.inputs, this.segments, this.positions] = [ids(), ids(), ids()];
     this.positions.writeBits(Int32Array.from({ length: this.window }, (_, k) => k));
     const { inputs, segments, positions } = this;
+    // Computed at once: who never reads a text sees the states of none.
     this.step = capture(device, () =>
       noGrad(() => {
         const context = c();
@@ -80,7 +82,7 @@ export class Window {
     this.encoder = model.encoder ? new EncoderWindow(device, model, params, context) : null;
     this.ones = this.encoder ? ones(device, [1, this.length], 'i32').keep() : null;
     const { inputs, visible, encoder } = this;
-    this.step = capture(device, () =>
+    this.step = record(device, () =>
       noGrad(() => {
         const c = context();
         const batch = { inputs, segments: this.ones, positions: null, visible };

@@ -10,7 +10,7 @@ useGradOps({
 });
 
 export { AdaptedTensor } from './adapted.ts';
-export { type Captured, capture, trace } from './capture.ts';
+export { type Captured, capture, record, trace } from './capture.ts';
 export { custom } from './custom.ts';
 export { type Aval, type GradContext, type Op, opTable } from './op.ts';
 export * from './ops/attention.ts';

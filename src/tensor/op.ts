@@ -2,10 +2,10 @@
  * One op = one row: name, shape rule, kernel calls, cost, gradient. apply() is the only way to compute: it checks,
  * allocates, dispatches, records for captured steps, and notes the op on the tape.
  */
-import type { Arg, Cost, KernelCall } from '../backend/device.ts';
+import type { Arg, Cost } from '../backend/device.ts';
 import { type DType, isBlock, sizeOf } from '../backend/dtype.ts';
 import { AnsatzError } from '../backend/errors.ts';
-import { activeRecorder } from './capture.ts';
+import { activeRecorder, issue } from './capture.ts';
 import { gradEnabled, nextSequence, type TapeNode } from './tape.ts';
 import { type Shape, Tensor } from './tensor.ts';
 import { report, watched } from './watch.ts';
@@ -84,16 +84,13 @@ function costOf<P>(op: Op<P>, inputs: Inputs, outputs: readonly Tensor[], params
 const none: readonly number[] = [];
 
 function dispatch(first: Tensor, launch: Launch, cost: Cost | undefined): void {
-  const recorder = activeRecorder();
-  const call: KernelCall = {
+  issue(first.device, {
     kernel: launch.kernel,
     args: launch.args,
     ints: launch.ints ?? none,
     floats: launch.floats ?? none,
     cost,
-  };
-  first.device.dispatch(call);
-  if (recorder) recorder.calls.push(call);
+  });
 }
 
 function refuseBlocks(op: string, k: number, t: Tensor): never {

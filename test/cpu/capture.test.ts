@@ -126,6 +126,28 @@ describe('replays equal eager runs', () => {
     captured.dispose();
   });
 
+  test('record() makes the same program and computes nothing', async () => {
+    for (const [name, spec] of Object.entries(decoderVariants)) {
+      const step = stepOn(device, spec, { batch: 2, length: 9, segmented: true, compute: 'bf16' });
+      const [captured, recorded] = [T.capture(device, step.run), T.record(device, step.run)];
+      const loss = captured.result.loss;
+      await recorded.run();
+      same([recorded.result.loss, ...recorded.result.grads], [loss, ...captured.result.grads].map(bits), name);
+      captured.dispose();
+      recorded.dispose();
+    }
+    const [total, one] = [T.zeros(device, [3]), T.ones(device, [3])];
+    const increment = T.record(device, () => {
+      T.accumulate(total, T.zeros(device, [3]));
+      T.accumulate(total, one);
+    });
+    assert.deepEqual([...total.dataSync()], [0, 0, 0]);
+    await increment.run();
+    await increment.run();
+    assert.deepEqual([...(await total.data())], [2, 2, 2]);
+    increment.dispose();
+  });
+
   test('random numbers are drawn anew when the step changes', async () => {
     const random = new T.RandomState(device, 3);
     const captured = T.capture(device, () => T.uniform(random, [100], 0));

@@ -9,7 +9,6 @@ import { flatten, forwardContext, type ParamTree } from '../../nn/index.ts';
 import {
   accumulate,
   type Compute,
-  capture,
   cast,
   fill,
   groupedProducts,
@@ -18,6 +17,7 @@ import {
   ne,
   noGrad,
   ones,
+  record,
   reshape,
   slice,
   square,
@@ -85,7 +85,7 @@ export async function calibrate(o: CalibrationOptions, batches: Iterable<TokenBa
   };
 
   model.prepare(device);
-  const pass = capture(device, () => {
+  const pass = record(device, () => {
     try {
       noGrad(() => watch(note, () => forward(o, missing)));
     } catch (error) {

@@ -10,7 +10,6 @@ import {
   type CacheFormat,
   type Captured,
   type Compute,
-  capture,
   cast,
   drawRows,
   embedding,
@@ -18,6 +17,7 @@ import {
   pagedAppend,
   pagedWrite,
   type RowIndex,
+  record,
   reshape,
   scope,
   Tensor,
@@ -229,7 +229,6 @@ export class Passes {
       put(this.places, size, (k) => Math.max(0, (rows[k]?.position ?? 0) - (rows[k]?.memory ?? 0)));
     put(this.wanted, outputs, (k) => wanted[k] ?? 0);
     this.putAsks(asks, outputs);
-    // Capturing computes the pass too, so the values must be there; what it appends, the run appends again.
     const program = this.program(this.variantOf(variant), size, outputs);
     await program.run();
     this.latest = program.result;
@@ -273,7 +272,7 @@ export class Passes {
       Int32Array.from({ length }, (_, k) => (k < tokens.length ? 0 : -1)),
       Int32Array.from({ length: this.options.maxPages }, (_, k) => pages[k] ?? 0),
     ];
-    const reader = this.reader(this.variantOf(variant), length, values);
+    const reader = this.reader(this.variantOf(variant), length);
     reader.inputs.forEach((t, k) => {
       t.writeBits(values[k]);
     });
@@ -302,7 +301,7 @@ export class Passes {
     if (known) return known;
     const { model, device } = this;
     const wanted = first(this.wanted, [outputs]);
-    const step = capture(device, () =>
+    const step = record(device, () =>
       noGrad(() => {
         let next = 0;
         const { c, h } = this.forward(params, size, () => constants[next++]);
@@ -353,19 +352,17 @@ export class Passes {
   }
 
   /** The program that reads texts of up to `length` tokens. */
-  private reader({ params, readers }: Variant, length: number, values: readonly Int32Array[]): Reader {
+  private reader({ params, readers }: Variant, length: number): Reader {
     const known = readers.get(length);
     if (known) return known;
     const { model, device } = this;
-    const made = values.map((v, k) => {
-      const t = zeros(device, k < 3 ? [1, length] : k === 3 ? [length] : [1, v.length], 'i32').keep();
-      t.writeBits(v);
-      return t;
-    });
+    const ids = (shape: number[]): Tensor => zeros(device, shape, 'i32').keep();
+    const texts = [ids([1, length]), ids([1, length]), ids([1, length])];
+    const made = [...texts, ids([length]), ids([1, this.options.maxPages])];
     const [inputs, segments, positions, sequence, table] = made;
     const place = first(positions, [length]);
     const index: RowIndex = { table, sequence, position: place, reach: place, page: this.options.page };
-    const step = capture(device, () =>
+    const step = record(device, () =>
       noGrad(() => {
         const c = forwardContext({ device, compute: this.options.compute });
         const states = model.encoder!.encode(params, { inputs, segments, positions }, c);

@@ -128,7 +128,7 @@ export class Inspector {
     );
     const [known] = at >= 0 ? this.passes.splice(at, 1) : [];
     const pass =
-      known ?? new InsidePass(this.device, this.model, this.params, { ...sizes, compute: this.options.compute }, text);
+      known ?? new InsidePass(this.device, this.model, this.params, { ...sizes, compute: this.options.compute });
     this.passes.push(pass);
     if (this.passes.length > 2) this.passes.shift()!.dispose();
     return pass;

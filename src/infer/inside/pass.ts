@@ -5,10 +5,10 @@ import { forwardContext, type ParamTree } from '../../nn/index.ts';
 import {
   type Captured,
   type Compute,
-  capture,
   gather,
   logsumexp,
   noGrad,
+  record,
   reshape,
   scope,
   slice,
@@ -65,27 +65,19 @@ export class InsidePass {
   readonly sizes: PassSizes;
   private readonly inputs: Tensor[];
   private readonly step: Captured<Results>;
-  private fresh = true;
 
-  constructor(
-    device: Device,
-    model: Model,
-    params: ParamTree,
-    options: PassSizes & { compute: Compute },
-    text: PassText,
-  ) {
+  constructor(device: Device, model: Model, params: ParamTree, options: PassSizes & { compute: Compute }) {
     const { length, encoder, top, ahead, compute } = options;
     this.sizes = options;
     const ids = (n: number): Tensor => zeros(device, [1, Math.max(1, n)], 'i32').keep();
     const [tokens, segments, next, visible] = [ids(length), ids(length), ids(length), ids(length)];
     const [given, used, places] = [ids(encoder), ids(encoder), ids(encoder)];
     this.inputs = [tokens, segments, next, visible, given, used, places];
-    this.put(text);
     model.prepare(device);
     const watchers = [new Watcher(params, model.spec.width), new Watcher(params, model.spec.width)];
     this.watchers = watchers;
     const c = forwardContext({ device, compute });
-    this.step = capture(device, () =>
+    this.step = record(device, () =>
       noGrad(() => {
         const batch = { inputs: tokens, segments, positions: null, visible: ahead ? visible : null };
         const [own, others] = watchers;
@@ -117,13 +109,9 @@ export class InsidePass {
     );
   }
 
-  /** Computes a text; capturing has computed the first one already. */
   async run(text: PassText): Promise<Results> {
-    if (!this.fresh) {
-      this.put(text);
-      await this.step.run();
-    }
-    this.fresh = false;
+    this.put(text);
+    await this.step.run();
     return this.step.result;
   }
 

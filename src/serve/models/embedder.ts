@@ -6,7 +6,7 @@ import { AnsatzError } from '../../backend/errors.ts';
 import { whyNotRows } from '../../infer/decoding.ts';
 import type { OpenRun } from '../../infer/load.ts';
 import { forwardContext } from '../../nn/index.ts';
-import { type Captured, capture, noGrad, type Tensor, zeros } from '../../tensor/index.ts';
+import { type Captured, noGrad, record, type Tensor, zeros } from '../../tensor/index.ts';
 
 interface Pass {
   readonly inputs: Tensor;
@@ -70,7 +70,7 @@ export class Embedder {
     positions.writeBits(Int32Array.from({ length }, (_, k) => k));
     segments.writeBits(new Int32Array(length).fill(1));
     model.prepare(device);
-    const step = capture(device, () =>
+    const step = record(device, () =>
       noGrad(() => {
         const c = forwardContext({ device, compute: config.precision });
         const batch = { inputs, segments, positions };

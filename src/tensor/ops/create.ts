@@ -1,17 +1,13 @@
 /** Tensors from nothing. They are ops too, so that a captured step makes them afresh. */
 import type { Device } from '../../backend/device.ts';
 import type { DType } from '../../backend/dtype.ts';
-import { activeRecorder } from '../capture.ts';
+import { activeRecorder, issue } from '../capture.ts';
 import { type Shape, Tensor } from '../tensor.ts';
 
 function launch(t: Tensor, kernel: string, floats: number[]): Tensor {
   const call = { kernel, args: [t.arg()], ints: [t.size], floats, cost: { flops: 0, bytes: t.storage.memory.bytes } };
-  t.device.dispatch(call);
-  const recorder = activeRecorder();
-  if (recorder) {
-    recorder.calls.push(call);
-    recorder.made.push(t.storage);
-  }
+  issue(t.device, call);
+  activeRecorder()?.made.push(t.storage);
   return t;
 }
 
