@@ -14,10 +14,8 @@ namespace {
 constexpr int64_t kBlock = 1024;    // elements of one scratch block (4 KiB)
 constexpr int64_t kGrain = 32768;   // elements of one task; less than this runs on the calling thread
 
-ANSATZ_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-ANSATZ_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 // Rows of `width` elements that make one task of about `grain` elements.
-ANSATZ_INLINE int64_t rows_a_task(int64_t width, int64_t grain) { return max64(1, grain / max64(1, width)); }
+ANSATZ_INLINE int64_t rows_a_task(int64_t width, int64_t grain) { return most(1, grain / most(1, width)); }
 
 ANSATZ_INLINE int64_t dtype_size(int32_t t) { return t == BF16 ? 2 : t == U8 ? 1 : 4; }
 

@@ -16,7 +16,7 @@ namespace {
 constexpr int64_t CHUNK_FLOATS = 1 << 20;   // 4 MB of logits
 constexpr int64_t MIN_ROWS = 64, MAX_ROWS = 512, ROWS_PER_TASK = 4;
 
-int64_t chunk_rows(int64_t F) { return max64(MIN_ROWS, min64(MAX_ROWS, CHUNK_FLOATS / max64(1, F))); }
+int64_t chunk_rows(int64_t F) { return most(MIN_ROWS, least(MAX_ROWS, CHUNK_FLOATS / most(1, F))); }
 
 // Rows [begin, end) of group e.
 struct Rows { int64_t begin, end; };
@@ -110,7 +110,7 @@ void block_gate(const Call& c) {
   const bool noisy = state && o.tau > 0 && !recalled;
   const Stream s = noisy ? stream_of(state, c.i[5]) : Stream{};
   int32_t* index = c.ptr<int32_t>(1);
-  const int64_t F = o.F, r = c.i[3], step = min64(chunk_rows(F), max64(rows, 1));
+  const int64_t F = o.F, r = c.i[3], step = least(chunk_rows(F), most(rows, 1));
   if (!groups_valid(offsets, groups, rows)) return;
   if (recalled) std::memcpy(index, recalled, static_cast<size_t>(rows * o.A) * 4);
   const bool wants_logits = !recalled || !o.hard || o.multiply;
@@ -128,7 +128,7 @@ void block_gate(const Call& c) {
     if (c.p[5]) k.cb = c.ptr<const float>(5) + e * F;
     if (wants_logits) pack(k, memory + z_bytes);
     for (int64_t r0 = span.begin; r0 < span.end; r0 += step) {
-      const int64_t n = min64(step, span.end - r0);
+      const int64_t n = least(step, span.end - r0);
       if (wants_logits) k.logits(z, r0, n);
       parallel_range(n, ROWS_PER_TASK, [&](int64_t begin, int64_t end, int thread) {
         float* room = static_cast<float*>(pool_scratch(thread, 0, (2 * F + 4 + 8 * W) * 4));
@@ -163,7 +163,7 @@ void block_gate_bwd(const Call& c) {
   const float* hard = c.ptr<const float>(11);
   const BlockGate o = {c.i[1], c.i[2], c.i[1] / c.i[2], !hard || *hard != 0.0f, c.i[5] != 0, c.i[6] != 0, 0};
   const int32_t* index = c.ptr<const int32_t>(6);
-  const int64_t F = o.F, r = c.i[3], step = min64(chunk_rows(F), max64(rows, 1));
+  const int64_t F = o.F, r = c.i[3], step = least(chunk_rows(F), most(rows, 1));
   if (!groups_valid(offsets, groups, rows)) return;
   const int64_t z_bytes = (step * F * 4 + 63) / 64 * 64;
   char* const memory = static_cast<char*>(pool_scratch(0, 3, z_bytes + ANSATZ_GEMM_PACKED_BYTES(F, r, false) + 64));
@@ -185,7 +185,7 @@ void block_gate_bwd(const Call& c) {
     if (c.p[9]) k.cb = c.ptr<const float>(9) + e * F;
     pack(k, memory + z_bytes);
     for (int64_t r0 = span.begin; r0 < span.end; r0 += step) {
-      const int64_t n = min64(step, span.end - r0);
+      const int64_t n = least(step, span.end - r0);
       k.logits(z, r0, n);
       parallel_range(n, ROWS_PER_TASK, [&](int64_t begin, int64_t end, int thread) {
         float* room = static_cast<float*>(pool_scratch(thread, 0, 3 * F * 4));
@@ -240,7 +240,7 @@ void choice_share(const Call& c) {
       const Rows span = rows_of(offsets, e, rows);
       for (int64_t r = span.begin; r < span.end; r++)
         for (int64_t b = begin; b < end; b++) s[b * N + index[r * A + b]] += 1.0f;
-      const float scale = 1.0f / static_cast<float>(max64(1, span.end - span.begin));
+      const float scale = 1.0f / static_cast<float>(most(1, span.end - span.begin));
       for (int64_t k = begin * N; k < end * N; k++) s[k] *= scale;
     }
   });

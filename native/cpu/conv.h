@@ -11,7 +11,6 @@ constexpr int NV = W == 16 ? 4 : 2;      // vectors of outputs in a micro-tile
 constexpr int MT = 6;                    // rows of a micro-tile: 6 x NV accumulators fit the registers
 constexpr int64_t PANEL = NV * W;
 
-ANSATZ_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 ANSATZ_INLINE int64_t pieces(int64_t n, int64_t size) { return (n + size - 1) / size; }
 ANSATZ_INLINE int64_t lanes_up(int64_t n) { return pieces(n, W) * W; }
 

@@ -61,7 +61,7 @@ void cast(const Call& c) {
     } else {
       alignas(64) float s[kBlock];
       for (int64_t at = begin; at < end; at += kBlock) {
-        const int64_t m = min64(kBlock, end - at);
+        const int64_t m = least(kBlock, end - at);
         finish(out, to, at, m, fetch(x, tx, at, m, s));
       }
     }

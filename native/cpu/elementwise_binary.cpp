@@ -71,7 +71,7 @@ void run_blocks(const Call& c, const Shape<2>& shape, Loop f, int64_t begin, int
   const int32_t ta = whole ? F32 : c.t[1], tb = whole ? F32 : c.t[2], to = whole ? F32 : c.t[0];
   alignas(64) float fa[kBlock], fb[kBlock], fo[kBlock];
   for (int64_t block = begin; block < end; block += kBlock) {
-    const int64_t stop = min64(end, block + kBlock);
+    const int64_t stop = least(end, block + kBlock);
     for_runs(shape, block, stop, kBlock, [&](const int64_t* offset, int64_t at, int64_t n) {
       gather_run(c.p[1], ta, offset[0], sa, n, fa + (at - block));
       gather_run(c.p[2], tb, offset[1], sb, n, fb + (at - block));
@@ -153,7 +153,7 @@ void where(const Call& c) {
   parallel_range(total, kGrain, [&](int64_t begin, int64_t end, int) {
     alignas(64) float s[3][kBlock], so[kBlock];
     for (int64_t block = begin; block < end; block += kBlock) {
-      const int64_t n = min64(kBlock, end - block);
+      const int64_t n = least(kBlock, end - block);
       const float* in[3];
       for (int j = 0; j < 3; j++) {   // f32 rows that cover the block are used in place
         const bool in_place = types[j] == F32 && shape.nd == 1 && shape.strides[j][last] == 1;

@@ -43,7 +43,7 @@ inline void run1(const Call& c, Loop1 wide, Loop1 narrow_loop, const void* op, i
       return narrow_loop(static_cast<bf16*>(out) + begin, static_cast<const bf16*>(x) + begin, end - begin, op);
     alignas(64) float sx[kBlock], so[kBlock];
     for (int64_t at = begin; at < end; at += kBlock) {
-      const int64_t n = min64(kBlock, end - at);
+      const int64_t n = least(kBlock, end - at);
       wide(target(out, to, at, so), fetch(x, tx, at, n, sx), n, op);
       finish(out, to, at, n, so);
     }
@@ -64,7 +64,7 @@ inline void run2(const Call& c, Loop2 wide, Loop2 narrow_loop, const void* op, i
                          static_cast<const bf16*>(b) + begin, end - begin, op);
     alignas(64) float sa[kBlock], sb[kBlock], so[kBlock];
     for (int64_t at = begin; at < end; at += kBlock) {
-      const int64_t n = min64(kBlock, end - at);
+      const int64_t n = least(kBlock, end - at);
       wide(target(out, to, at, so), fetch(a, ta, at, n, sa), fetch(b, tb, at, n, sb), n, op);
       finish(out, to, at, n, so);
     }

@@ -81,7 +81,7 @@ template <int N, class F>
 ANSATZ_INLINE void for_runs(const Shape<N>& shape, int64_t begin, int64_t end, int64_t most, const F& f) {
   Walker<N> walk(shape, begin);
   for (int64_t at = begin; at < end;) {
-    const int64_t n = min64(min64(walk.left_in_row(), end - at), most);
+    const int64_t n = least(least(walk.left_in_row(), end - at), most);
     f(static_cast<const int64_t*>(walk.offset), at, n);
     walk.advance(n);
     at += n;

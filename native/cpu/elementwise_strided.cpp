@@ -75,13 +75,13 @@ template <class E> void transpose(const Shape<2>& shape, E* to, const E* from, i
   const int64_t st = shape.strides[kTo][column], sf = shape.strides[kFrom][row];
   const int64_t tile_rows = (rows + kTile - 1) / kTile, tile_columns = (columns + kTile - 1) / kTile;
   const int64_t tiles = tile_rows * tile_columns;
-  const int64_t grain = rows_a_task(min64(rows, kTile) * min64(columns, kTile), kGrain);
+  const int64_t grain = rows_a_task(least(rows, kTile) * least(columns, kTile), kGrain);
   parallel_range(outer.elements() * tiles, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t task = begin; task < end; task++) {
       const Walker<2> walk(outer, task / tiles);
       const int64_t tile = task % tiles, r = tile / tile_columns * kTile, c = tile % tile_columns * kTile;
       transpose_block(to + walk.offset[kTo] + r + c * st, st, from + walk.offset[kFrom] + r * sf + c, sf,
-                      min64(kTile, rows - r), min64(kTile, columns - c));
+                      least(kTile, rows - r), least(kTile, columns - c));
     }
   });
 }

@@ -8,7 +8,6 @@ namespace {
 
 constexpr int64_t COLUMNS = 64;
 
-ANSATZ_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 ANSATZ_INLINE vf load_some(const float* p, int64_t n) { return n >= W ? load(p) : load_n(p, n); }
 ANSATZ_INLINE void store_some(float* p, vf x, int64_t n) {
   if (n >= W) store(p, x);

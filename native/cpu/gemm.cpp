@@ -24,9 +24,9 @@ template <WordKind KIND> struct Engine {
 
   // Rows of tiles [i0, i1), columns [j0, j1) on one thread: packs both operands, piece by piece of K.
   static void block(const Gemm& g, int thread, int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
-    const int64_t all_steps = step_count(KIND, g.k), steps = min64(all_steps, KC);
-    const int64_t passes = max64(1, ceil_div(all_steps, KC));
-    const int64_t mb = min64(i1 - i0, max64(1, A_WORDS / (max64(steps, 1) * MR))), nb = TASK_COLS / NR;
+    const int64_t all_steps = step_count(KIND, g.k), steps = least(all_steps, KC);
+    const int64_t passes = most(1, ceil_div(all_steps, KC));
+    const int64_t mb = least(i1 - i0, most(1, A_WORDS / (most(steps, 1) * MR))), nb = TASK_COLS / NR;
     const int64_t tiles = passes > 1 ? mb * nb : 0;
     char* own = static_cast<char*>(
         pool_scratch(thread, 0, mb * panel_words(steps, MR) * 4 + 64 + tiles * int64_t(sizeof(TileSums))));
@@ -34,11 +34,11 @@ template <WordKind KIND> struct Engine {
     uint32_t* const pa = reinterpret_cast<uint32_t*>(own + tiles * int64_t(sizeof(TileSums)));
     uint32_t* const pb = static_cast<uint32_t*>(pool_scratch(thread, 1, nb * panel_words(steps, NR) * 4));
     for (int64_t j = j0; j < j1; j += nb) {
-      const int64_t je = min64(j1, j + nb);
+      const int64_t je = least(j1, j + nb);
       for (int64_t i = i0; i < i1; i += mb) {
-        const int64_t ie = min64(i1, i + mb);
+        const int64_t ie = least(i1, i + mb);
         for (int64_t p = 0; p < passes; p++) {
-          const int64_t k0 = p * KC * PER_STEP, k1 = min64(g.k, k0 + KC * PER_STEP);
+          const int64_t k0 = p * KC * PER_STEP, k1 = least(g.k, k0 + KC * PER_STEP);
           if (passes > 1 || i == i0) pack<KIND, NR>(pb, g.b, g.n, j, je, k0, k1);
           pack<KIND, MR>(pa, g.a, g.m, i, ie, k0, k1);
           multiply_panels<DOT>(g, pa, i, ie, pb, j, je, step_count(KIND, k1 - k0), passes > 1 ? sums : nullptr, p == 0,
@@ -50,21 +50,21 @@ template <WordKind KIND> struct Engine {
 
   // The whole product on one thread, where each pass packs the columns once for all rows.
   static void tall(const Gemm& g, int thread) {
-    const int64_t all_steps = step_count(KIND, g.k), steps = min64(all_steps, KC), mt = ceil_div(g.m, MR);
-    const int64_t passes = max64(1, ceil_div(all_steps, KC)), nt = ceil_div(g.n, NR), nb = min64(nt, TASK_COLS / NR);
-    const int64_t mb = min64(mt, max64(1, A_WORDS / (max64(steps, 1) * MR))), tiles = passes > 1 ? mt * nb : 0;
+    const int64_t all_steps = step_count(KIND, g.k), steps = least(all_steps, KC), mt = ceil_div(g.m, MR);
+    const int64_t passes = most(1, ceil_div(all_steps, KC)), nt = ceil_div(g.n, NR), nb = least(nt, TASK_COLS / NR);
+    const int64_t mb = least(mt, most(1, A_WORDS / (most(steps, 1) * MR))), tiles = passes > 1 ? mt * nb : 0;
     char* const own = static_cast<char*>(
         pool_scratch(thread, 0, mb * panel_words(steps, MR) * 4 + 64 + tiles * int64_t(sizeof(TileSums))));
     TileSums* const sums = reinterpret_cast<TileSums*>(own);
     uint32_t* const pa = reinterpret_cast<uint32_t*>(own + tiles * int64_t(sizeof(TileSums)));
     uint32_t* const pb = static_cast<uint32_t*>(pool_scratch(thread, 1, nb * panel_words(steps, NR) * 4));
     for (int64_t j = 0; j < nt; j += nb) {
-      const int64_t je = min64(nt, j + nb);
+      const int64_t je = least(nt, j + nb);
       for (int64_t p = 0; p < passes; p++) {
-        const int64_t k0 = p * KC * PER_STEP, k1 = min64(g.k, k0 + KC * PER_STEP), n = step_count(KIND, k1 - k0);
+        const int64_t k0 = p * KC * PER_STEP, k1 = least(g.k, k0 + KC * PER_STEP), n = step_count(KIND, k1 - k0);
         pack<KIND, NR>(pb, g.b, g.n, j, je, k0, k1);
         for (int64_t i = 0; i < mt; i += mb) {
-          const int64_t ie = min64(mt, i + mb);
+          const int64_t ie = least(mt, i + mb);
           pack<KIND, MR>(pa, g.a, g.m, i, ie, k0, k1);
           multiply_panels<DOT>(g, pa, i, ie, pb, j, je, n, passes > 1 ? sums + i * (je - j) : nullptr, p == 0,
                                p + 1 == passes);
@@ -79,10 +79,10 @@ template <WordKind KIND> struct Engine {
   static void streamed(const Gemm& g, int thread) {
     const int64_t all_steps = step_count(KIND, g.k), mt = ceil_div(g.m, MR), nt = ceil_div(g.n, NR);
     const int64_t step_bytes = NR * PER_STEP * dtype_bytes(g.b.dtype);   // of B, a step of one panel
-    const int64_t length = g.b.k_contiguous ? KC : max64(16, min64(KC, BAND_BYTES / (nt * step_bytes)));
-    const int64_t steps = min64(all_steps, length), passes = max64(1, ceil_div(all_steps, length));
+    const int64_t length = g.b.k_contiguous ? KC : most(16, least(KC, BAND_BYTES / (nt * step_bytes)));
+    const int64_t steps = least(all_steps, length), passes = most(1, ceil_div(all_steps, length));
     if (mt * panel_words(steps, MR) > A_WORDS) return tall(g, thread);
-    const int64_t piece = g.b.k_contiguous ? max64(1, PIECE_BYTES / (max64(1, steps) * step_bytes)) : nt;
+    const int64_t piece = g.b.k_contiguous ? most(1, PIECE_BYTES / (most(1, steps) * step_bytes)) : nt;
     const int64_t tiles = passes > 1 ? mt * nt : 0;
     char* const own = static_cast<char*>(
         pool_scratch(thread, 0, mt * panel_words(steps, MR) * 4 + 64 + tiles * int64_t(sizeof(TileSums))));
@@ -90,15 +90,15 @@ template <WordKind KIND> struct Engine {
     uint32_t* const pa = reinterpret_cast<uint32_t*>(own + tiles * int64_t(sizeof(TileSums)));
     uint32_t* const pb = static_cast<uint32_t*>(pool_scratch(thread, 1, piece * panel_words(steps, NR) * 4));
     for (int64_t p = 0; p < passes; p++) {
-      const int64_t k0 = p * length * PER_STEP, k1 = min64(g.k, k0 + length * PER_STEP), n = step_count(KIND, k1 - k0);
+      const int64_t k0 = p * length * PER_STEP, k1 = least(g.k, k0 + length * PER_STEP), n = step_count(KIND, k1 - k0);
       pack<KIND, MR>(pa, g.a, g.m, 0, mt, k0, k1);
       for (int64_t j = 0; j < nt; j += piece) {
-        const int64_t je = min64(nt, j + piece);
+        const int64_t je = least(nt, j + piece);
         pack<KIND, NR>(pb, g.b, g.n, j, je, k0, k1);
         Ahead next = {};
-        if (je < nt) next = place(g, g.b.data, je, min64(nt, je + piece), k0, k1);
-        else if (k1 < g.k) next = place(g, g.b.data, 0, min64(nt, piece), k1, min64(g.k, k1 + length * PER_STEP));
-        else if (g.b_next) next = place(g, g.b_next, 0, min64(nt, piece), 0, min64(g.k, length * PER_STEP));
+        if (je < nt) next = place(g, g.b.data, je, least(nt, je + piece), k0, k1);
+        else if (k1 < g.k) next = place(g, g.b.data, 0, least(nt, piece), k1, least(g.k, k1 + length * PER_STEP));
+        else if (g.b_next) next = place(g, g.b_next, 0, least(nt, piece), 0, least(g.k, length * PER_STEP));
         multiply_panels<DOT, true>(g, pa, 0, mt, pb, j, je, n, passes > 1 ? sums + j * mt : nullptr, p == 0,
                                    p + 1 == passes, &next);
       }
@@ -118,19 +118,19 @@ template <WordKind KIND> struct Engine {
 
   // Of np panels of a B with n columns.
   static int64_t packed_words(int64_t np, int64_t n, int64_t k) {
-    const int64_t steps = step_count(KIND, k), passes = max64(1, ceil_div(steps, pass_steps(n)));
+    const int64_t steps = step_count(KIND, k), passes = most(1, ceil_div(steps, pass_steps(n)));
     return np * (steps * NR + passes * PANEL_PAD);
   }
 
   static void pack_columns(const Gemm& g, uint32_t* dst, int64_t j0, int64_t j1) {
-    const int64_t length = pass_steps(g.n), passes = max64(1, ceil_div(step_count(KIND, g.k), length)), nt = j1 - j0;
-    const int64_t per_task = g.b.k_contiguous ? 1 : max64(1, min64(4, ceil_div(nt, pool_threads())));
+    const int64_t length = pass_steps(g.n), passes = most(1, ceil_div(step_count(KIND, g.k), length)), nt = j1 - j0;
+    const int64_t per_task = g.b.k_contiguous ? 1 : most(1, least(4, ceil_div(nt, pool_threads())));
     const int64_t groups = ceil_div(nt, per_task), pass_words = nt * panel_words(length, NR);
     parallel(groups * passes, [&](int64_t task, int) {
       const int64_t pass = task / groups, p = task % groups * per_task;
-      const int64_t k0 = pass * length * PER_STEP, k1 = min64(g.k, k0 + length * PER_STEP);
+      const int64_t k0 = pass * length * PER_STEP, k1 = least(g.k, k0 + length * PER_STEP);
       uint32_t* const at = dst + pass * pass_words + p * panel_words(step_count(KIND, k1 - k0), NR);
-      pack<KIND, NR>(at, g.b, g.n, j0 + p, min64(j1, j0 + p + per_task), k0, k1);
+      pack<KIND, NR>(at, g.b, g.n, j0 + p, least(j1, j0 + p + per_task), k0, k1);
     });
   }
 
@@ -138,51 +138,51 @@ template <WordKind KIND> struct Engine {
   static void rows_task(const Gemm& g, int thread, int64_t i0, int64_t i1, const uint32_t* pb, int64_t jp, int64_t np,
                         int64_t j, int64_t je) {
     const int64_t all_steps = step_count(KIND, g.k), length = pass_steps(g.n);
-    const int64_t passes = max64(1, ceil_div(all_steps, length));
+    const int64_t passes = most(1, ceil_div(all_steps, length));
     const int64_t width = passes > 1 ? TASK_COLS / NR : je - j;
     uint32_t* const pa =
-        static_cast<uint32_t*>(pool_scratch(thread, 0, (i1 - i0) * panel_words(min64(all_steps, length), MR) * 4));
+        static_cast<uint32_t*>(pool_scratch(thread, 0, (i1 - i0) * panel_words(least(all_steps, length), MR) * 4));
     TileSums* const sums =
         passes > 1 ? static_cast<TileSums*>(pool_scratch(thread, 1, (i1 - i0) * width * int64_t(sizeof(TileSums)))) : nullptr;
     for (int64_t w = j; w < je; w += width)
       for (int64_t p = 0; p < passes; p++) {
-        const int64_t k0 = p * length * PER_STEP, k1 = min64(g.k, k0 + length * PER_STEP);
+        const int64_t k0 = p * length * PER_STEP, k1 = least(g.k, k0 + length * PER_STEP);
         const int64_t steps = step_count(KIND, k1 - k0);
         pack<KIND, MR>(pa, g.a, g.m, i0, i1, k0, k1);
         multiply_panels<DOT>(g, pa, i0, i1, pb + p * np * panel_words(length, NR) + (w - jp) * panel_words(steps, NR),
-                             w, min64(je, w + width), steps, sums, p == 0, p + 1 == passes);
+                             w, least(je, w + width), steps, sums, p == 0, p + 1 == passes);
       }
   }
 
   // Few rows for the number of threads: both operands are packed once for all, pass by pass of K, and tasks are
   // rectangles of C. Sums wait in memory between passes.
   static void run_shared(const Gemm& g, int64_t mt, int64_t nt) {
-    const int64_t all_steps = step_count(KIND, g.k), steps = min64(all_steps, SHARED_KC), threads = pool_threads();
-    const int64_t passes = max64(1, ceil_div(all_steps, SHARED_KC));
+    const int64_t all_steps = step_count(KIND, g.k), steps = least(all_steps, SHARED_KC), threads = pool_threads();
+    const int64_t passes = most(1, ceil_div(all_steps, SHARED_KC));
     const int64_t column_bytes = panel_words(steps, NR) * 4 + (passes > 1 ? mt * int64_t(sizeof(TileSums)) : 0);
-    const int64_t held = max64(TASK_COLS / NR, SHARED_BYTES / column_bytes), most = min64(held, nt);
+    const int64_t held = most(TASK_COLS / NR, SHARED_BYTES / column_bytes), most = least(held, nt);
     char* const memory = static_cast<char*>(pool_scratch(
         0, 2, most * (panel_words(steps, NR) * 4 + mt * int64_t(sizeof(TileSums))) + mt * panel_words(steps, MR) * 4 + 64));
     TileSums* const sums = reinterpret_cast<TileSums*>(memory);
     uint32_t* const pb = reinterpret_cast<uint32_t*>(sums + most * mt);
     uint32_t* const pa = pb + most * panel_words(steps, NR);
     for (int64_t j0 = 0; j0 < nt; j0 += held) {
-      const int64_t j1 = min64(nt, j0 + held), np = j1 - j0;
+      const int64_t j1 = least(nt, j0 + held), np = j1 - j0;
       int64_t rs = 1, cs = 1;   // how often rows and columns are split
       while (rs * cs < 4 * threads && (rs * 2 <= mt || cs * 2 <= np)) {
         if (rs * 2 <= mt && (cs * 2 > np || mt * MR * cs >= np * NR * rs)) rs *= 2;
         else cs *= 2;
       }
       for (int64_t p = 0; p < passes; p++) {
-        const int64_t k0 = p * SHARED_KC * PER_STEP, k1 = min64(g.k, k0 + SHARED_KC * PER_STEP);
+        const int64_t k0 = p * SHARED_KC * PER_STEP, k1 = least(g.k, k0 + SHARED_KC * PER_STEP);
         const int64_t n = step_count(KIND, k1 - k0), a_groups = ceil_div(mt, 4), b_groups = ceil_div(np, 2);
         parallel(a_groups + b_groups, [&](int64_t task, int) {
           if (task < a_groups) {
             const int64_t i = task * 4;
-            pack<KIND, MR>(pa + i * panel_words(n, MR), g.a, g.m, i, min64(mt, i + 4), k0, k1);
+            pack<KIND, MR>(pa + i * panel_words(n, MR), g.a, g.m, i, least(mt, i + 4), k0, k1);
           } else {
             const int64_t j = (task - a_groups) * 2;
-            pack<KIND, NR>(pb + j * panel_words(n, NR), g.b, g.n, j0 + j, min64(j1, j0 + j + 2), k0, k1);
+            pack<KIND, NR>(pb + j * panel_words(n, NR), g.b, g.n, j0 + j, least(j1, j0 + j + 2), k0, k1);
           }
         });
         parallel(rs * cs, [&](int64_t task, int) {
@@ -201,27 +201,27 @@ template <WordKind KIND> struct Engine {
     const int64_t steps = step_count(KIND, g.k), mt = ceil_div(g.m, MR), nt = ceil_div(g.n, NR);
     const int64_t threads = pool_threads(), wanted = threads * 4;
     if (!g.b_packed) {
-      if (g.m * g.n * max64(g.k, 1) <= 32 * 32 * 32) return whole(g, 0);
+      if (g.m * g.n * most(g.k, 1) <= 32 * 32 * 32) return whole(g, 0);
       if (mt <= 4) {
-        const int64_t cols = min64(nt, max64(ceil_div(nt, TASK_COLS / NR), wanted));
+        const int64_t cols = least(nt, most(ceil_div(nt, TASK_COLS / NR), wanted));
         parallel(cols, [&](int64_t c, int thread) { slice(g, thread, nt * c / cols, nt * (c + 1) / cols); });
         return;
       }
-      if (mt < wanted * 6 && mt * panel_words(min64(steps, SHARED_KC), MR) * 4 <= SHARED_BYTES) return run_shared(g, mt, nt);
+      if (mt < wanted * 6 && mt * panel_words(least(steps, SHARED_KC), MR) * 4 <= SHARED_BYTES) return run_shared(g, mt, nt);
     }
-    const int64_t mb = max64(1, min64(8, 2 * A_WORDS / (MR * max64(1, min64(steps, pass_steps(g.n))))));
-    int64_t rows = min64(mt, max64(wanted, ceil_div(mt, mb)));
-    rows = min64(mt, ceil_div(rows, threads) * threads);
-    const int64_t held = g.b_packed ? nt : max64(TASK_COLS / NR, SHARED_BYTES / (4 * max64(1, steps * NR)));
+    const int64_t mb = most(1, least(8, 2 * A_WORDS / (MR * most(1, least(steps, pass_steps(g.n))))));
+    int64_t rows = least(mt, most(wanted, ceil_div(mt, mb)));
+    rows = least(mt, ceil_div(rows, threads) * threads);
+    const int64_t held = g.b_packed ? nt : most(TASK_COLS / NR, SHARED_BYTES / (4 * most(1, steps * NR)));
     for (int64_t j0 = 0; j0 < nt; j0 += held) {
-      const int64_t j1 = min64(nt, j0 + held), np = j1 - j0;
+      const int64_t j1 = least(nt, j0 + held), np = j1 - j0;
       const uint32_t* pb = static_cast<const uint32_t*>(g.b_packed);
       if (!pb) {
         uint32_t* const dst = static_cast<uint32_t*>(pool_scratch(0, 2, packed_words(np, g.n, g.k) * 4));
         pack_columns(g, dst, j0, j1);
         pb = dst;
       }
-      const int64_t cols = min64(np, ceil_div(wanted, rows));
+      const int64_t cols = least(np, ceil_div(wanted, rows));
       parallel(rows * cols, [&](int64_t task, int thread) {
         const int64_t r = task / cols, c = task % cols;
         rows_task(g, thread, mt * r / rows, mt * (r + 1) / rows, pb, j0, np, j0 + np * c / cols, j0 + np * (c + 1) / cols);

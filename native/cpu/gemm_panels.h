@@ -7,10 +7,6 @@ namespace {
 
 constexpr int64_t FAR_STEPS = 512;   // longer column panels are fetched ahead
 
-ANSATZ_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-ANSATZ_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
-ANSATZ_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Packed row panels [i0, i1) times packed column panels [j0, j1). `sums` (one per tile, or null when K is done in one
 // pass) carries partial sums between passes.
 template <bool DOT, bool AHEAD = false>
@@ -20,9 +16,9 @@ inline void multiply_panels(const Gemm& g, const uint32_t* a, int64_t i0, int64_
   const int64_t share = ceil_div(b_stride * 4, (i1 - i0) * 64) * 64;
   for (int64_t j = j0; j < j1; j++, b += b_stride) {
     const uint32_t* ap = a;
-    const int cols = static_cast<int>(min64(NR, g.n - j * NR));
+    const int cols = static_cast<int>(least(NR, g.n - j * NR));
     for (int64_t i = i0; i < i1; i++, ap += a_stride) {
-      const int rows = static_cast<int>(min64(MR, g.m - i * MR));
+      const int rows = static_cast<int>(least(MR, g.m - i * MR));
       const TileOut o = tile_out(g, i * MR, j * NR);
       const TileFn fn = tile_of<DOT, AHEAD>(rows);
       // The next panel comes from a farther cache: ask for a share of it before each tile.
@@ -41,7 +37,7 @@ inline void multiply_panels(const Gemm& g, const uint32_t* a, int64_t i0, int64_
 
 // Where panels [j, je) of op(B) lie in memory, K positions [k0, k1).
 inline Ahead place(const Gemm& g, const void* b, int64_t j, int64_t je, int64_t k0, int64_t k1) {
-  const int64_t size = dtype_bytes(g.b.dtype), lane = j * NR, lanes = min64(je * NR, g.n) - lane, depth = k1 - k0;
+  const int64_t size = dtype_bytes(g.b.dtype), lane = j * NR, lanes = least(je * NR, g.n) - lane, depth = k1 - k0;
   const bool kc = g.b.k_contiguous;
   const char* const at = static_cast<const char*>(b) + (kc ? lane * g.b.ld + k0 : k0 * g.b.ld + lane) * size;
   const int64_t width = (kc ? depth : lanes) * size;

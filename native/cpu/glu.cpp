@@ -50,7 +50,7 @@ constexpr Loops acts[] = {loops_of<Silu>(),    loops_of<Gelu>(),     loops_of<Re
 template <class F> ANSATZ_INLINE void for_pieces(int64_t begin, int64_t end, int64_t h, int64_t most, const F& f) {
   int64_t row = begin / h, column = begin - row * h;
   for (int64_t at = begin; at < end;) {
-    const int64_t n = min64(min64(h - column, end - at), most);
+    const int64_t n = least(least(h - column, end - at), most);
     f(at, row * 2 * h + column, n);
     at += n;
     column += n;

@@ -13,8 +13,6 @@ constexpr int64_t WIDE = 512, SMALL = 128;  // columns of a task where groups ha
 constexpr int64_t FEW = 4;                  // where no group can be larger, the product for few rows reads B once
 constexpr int64_t ONCE_BYTES = 16 << 20;    // results larger than this leave the caches before anybody reads them
 
-ANSATZ_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-ANSATZ_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 ANSATZ_INLINE int64_t rows_a_task(int64_t width) { return width < GRAIN ? GRAIN / (width < 1 ? 1 : width) : 1; }
 ANSATZ_INLINE int64_t bytes_of(int32_t t) { return t == BF16 ? 2 : 4; }
 

@@ -9,7 +9,6 @@ namespace {
 constexpr int64_t GRAIN = 32768;   // elements a task
 constexpr int64_t SLICE = 128;     // columns of a scatter that one task owns
 
-ANSATZ_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 ANSATZ_INLINE int64_t units(int64_t size) { return size < 1 ? GRAIN : size < GRAIN ? GRAIN / size : 1; }
 
 ANSATZ_INLINE bool any(vi mask) {

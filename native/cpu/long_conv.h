@@ -9,8 +9,6 @@ namespace {
 // Runs up to this long are convolved directly, which is faster there (and exactly causal).
 constexpr int64_t DIRECT = 96;
 
-ANSATZ_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 struct Sizes {
   int64_t B, T, C, taps;
   bool direct;

@@ -13,7 +13,6 @@ namespace {
 constexpr int64_t PATCH_BYTES = 8 << 20;
 constexpr int64_t TOKENS_PER_TASK = 8;
 
-ANSATZ_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 ANSATZ_INLINE int64_t size_of(int32_t t) { return t == BF16 ? 2 : 4; }
 
 // I = B, T, S, C, O, K, J, reverse, compute

@@ -15,7 +15,7 @@ constexpr int64_t kRowGrain = 32768;
 struct Affine { const float *w, *b; };
 Affine affine_or_identity(const float* w, const float* b, int64_t d) {
   if (w && b) return {w, b};
-  float* s = static_cast<float*>(pool_scratch(0, 2, max64(1, d) * 8));
+  float* s = static_cast<float*>(pool_scratch(0, 2, most(1, d) * 8));
   for (int64_t k = 0; k < d; k++) s[k] = 1.0f;
   std::memset(s + d, 0, static_cast<size_t>(d) * 4);
   return {w ? w : s, b ? b : s + d};
@@ -156,16 +156,16 @@ void backward(Float dx, float* dw, float* db, Float x, const float* w, const flo
               Float add, RowBwdFn wide, RowBwdFn narrow_rows, int64_t rows, int64_t d) {
   w = affine_or_identity(w, nullptr, d).w;
   const bool sums = dw || db;
-  const int64_t chunk_rows = min64(256, max64(64, kRowGrain / max64(1, d)));
+  const int64_t chunk_rows = least(256, most(64, kRowGrain / most(1, d)));
   const int64_t chunks = (rows + chunk_rows - 1) / chunk_rows, stride = 2 * d;
-  float* partial = sums ? static_cast<float*>(pool_scratch(0, 3, max64(1, chunks * stride) * 4)) : nullptr;
+  float* partial = sums ? static_cast<float*>(pool_scratch(0, 3, most(1, chunks * stride) * 4)) : nullptr;
   const bool narrow_all = dx.t == BF16 && x.t == BF16 && dy.t == BF16 && (!add.p || add.t == BF16);
   parallel(chunks, [&](int64_t chunk, int thread) {
     float* s = static_cast<float*>(pool_scratch(thread, 0, d * 16));   // for mixed dtypes
     float* const pw = dw ? partial + chunk * stride : nullptr;
     float* const pb = db ? partial + chunk * stride + d : nullptr;
     if (sums) std::memset(partial + chunk * stride, 0, static_cast<size_t>(stride) * 4);
-    const int64_t end = min64(rows, (chunk + 1) * chunk_rows);
+    const int64_t end = least(rows, (chunk + 1) * chunk_rows);
     for (int64_t r = chunk * chunk_rows; r < end; r++) {
       const Statistics st = {mean ? mean[r] : 0.0f, rstd[r]};
       const int64_t at = r * d;

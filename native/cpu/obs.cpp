@@ -15,8 +15,6 @@ constexpr int V = LANES / W;                            // vectors of a column
 constexpr int T = W == 16 ? 8 : (V < 8 ? 8 / V : 1);    // later columns at a time
 constexpr int32_t KEEP = 2;                             // no rounding
 
-ANSATZ_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 struct Problem {
   int64_t n, k, groups;
   int32_t format;

@@ -31,7 +31,7 @@ ANSATZ_INLINE float step_size(double rate, double squares_u, double squares_p, i
 
 template <class G> void factored(const Factored& f, const G* g) {
   const int64_t rows = f.rows, cols = f.cols;
-  const int64_t block = max64((rows + kMaxBlocks - 1) / kMaxBlocks, rows_a_task(cols, kBlockElements));
+  const int64_t block = most((rows + kMaxBlocks - 1) / kMaxBlocks, rows_a_task(cols, kBlockElements));
   const int64_t blocks = (rows + block - 1) / block;
   // Column sums of each block, then the factors of rows and columns, then two sums a block.
   const int64_t wide = (cols + W - 1) / W * W, tall = (rows + W - 1) / W * W;
@@ -95,7 +95,7 @@ template <class G> void factored(const Factored& f, const G* g) {
 
 // Vectors and small matrices keep every second moment.
 template <class G> void whole(const Factored& f, float* v, const G* g, int64_t n) {
-  const int64_t block = max64((n + kMaxBlocks - 1) / kMaxBlocks, kBlockElements), blocks = (n + block - 1) / block;
+  const int64_t block = most((n + kMaxBlocks - 1) / kMaxBlocks, kBlockElements), blocks = (n + block - 1) / block;
   double* squares = static_cast<double*>(pool_scratch(0, 3, blocks * 16));
   const auto update = [&](int64_t k, int64_t lanes) ANSATZ_LAMBDA {
     return part(g + k, lanes) * f.scale / vsqrt(select(first_lanes(lanes), part(v + k, lanes), splat(1.0f)));

@@ -15,9 +15,6 @@ constexpr int64_t AHEAD_BYTES = 8 << 10;
 constexpr int ROWS = 4;                // that share what is read of weights
 enum Layout { MATRIX = 0, STRIPS_F32 = 1, STRIPS_BF16 = 2 };
 
-ANSATZ_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-ANSATZ_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // <a[i], b> over n floats for R rows a; they are padded with zeros to a multiple of 4 W. A row's sum is made the same way
 // whatever R is.
 template <int R, class T> ANSATZ_INLINE void dots(const float* a, int64_t a_step, const T* b, int64_t n, float* out, int64_t out_step) {

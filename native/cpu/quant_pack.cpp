@@ -5,8 +5,6 @@
 namespace ansatz {
 namespace {
 
-ANSATZ_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 // Inputs [k0, k0 + n) of `rows` rows, interleaved; zeros where there is nothing.
 template <class T> void interleave(const T* w, int64_t ld, int64_t rows, int64_t have, int64_t n, float* x) {
   for (int64_t k = 0; k < n; k++)

@@ -15,8 +15,6 @@ constexpr int64_t SHARED_TILES_INT = 8, SHARED_TILES_PAIR = 4, SHARED_TILES_FLOA
 constexpr int64_t AHEAD_BYTES = 4096;      // how far one row's product asks for weights ahead
 constexpr int64_t HELD = 512 << 10;        // bytes of activations in the L2 cache
 
-ANSATZ_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-ANSATZ_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 ANSATZ_INLINE int64_t bytes_of(int32_t t) { return t == BF16 ? 2 : 4; }
 
 // Where the rows of a product come from. PLAIN: row r of x. SCALED: S rows from one, row r / S of x times row r % S of

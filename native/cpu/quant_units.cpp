@@ -15,9 +15,6 @@ constexpr int64_t CHUNK_BYTES = 512 << 10;   // of records in the L2 cache
 constexpr int64_t LEAST_CHUNK = 8;           // blocks: enough for a row to have several active units
 constexpr int64_t COLUMNS = 4096;
 
-ANSATZ_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-ANSATZ_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 struct Units {
   int64_t rows, d, padded, A, N;
   int32_t format;

@@ -26,7 +26,7 @@ template <class Draw> void generate(const Call& c, const Draw& draw) {
   parallel_range(c.i[0], kRandomGrain, [&](int64_t begin, int64_t end, int) {
     alignas(64) float block[kBlock];
     for (int64_t at = begin; at < end; at += kBlock) {
-      const int64_t n = min64(kBlock, end - at);
+      const int64_t n = least(kBlock, end - at);
       for (int64_t k = 0; k < n; k += kDraw) {
         vf w[4];
         draw((at + k) / 4, w);
@@ -76,7 +76,7 @@ void dropout(const Call& c) {
   parallel_range(c.i[0], kRandomGrain, [&](int64_t begin, int64_t end, int) {
     alignas(64) float keep[kBlock], sx[kBlock], so[kBlock];
     for (int64_t at = begin; at < end; at += kBlock) {
-      const int64_t n = min64(kBlock, end - at);
+      const int64_t n = least(kBlock, end - at);
       for (int64_t k = 0; k < n; k += kDraw) {
         vu words[4];
         vf w[4];

@@ -15,7 +15,7 @@ template <class Op> double reduce_piece(const void* x, int32_t t, int64_t at, in
   alignas(64) float s[kBlock];
   double total = Op::identity;
   for (int64_t k = 0; k < n; k += kBlock) {
-    const int64_t m = min64(kBlock, n - k);
+    const int64_t m = least(kBlock, n - k);
     total = Op::combine(total, reduce_run<Op>(fetch(x, t, at + k, m, s), m));
   }
   return total;
@@ -27,7 +27,7 @@ void reduce_columns(const void* x, int32_t t, int64_t at, int64_t rows, int64_t 
   alignas(64) float acc[kBlock], s[4][kBlock];
   for (int64_t c = 0; c < n; c++) total[c] = Op::identity;
   for (int64_t begin = 0; begin < rows; begin += kFlushRows) {
-    const int64_t end = min64(rows, begin + kFlushRows);
+    const int64_t end = least(rows, begin + kFlushRows);
     for (int64_t c = 0; c < n; c++) acc[c] = static_cast<float>(Op::identity);
     int64_t r = begin;
     for (; r + 4 <= end; r += 4) {   // four rows at once: a quarter of the accumulator's traffic, and pairwise sums
@@ -56,18 +56,18 @@ template <class Op> void reduce(const Call& c, double scale) {
   const int32_t to = c.t[0], t = c.t[1];
   const int64_t outer = c.i[0], R = c.i[1], inner = c.i[2];
   if (outer == 0 || inner == 0) return;
-  const int64_t tile = min64(inner, kBlock), tiles = (inner + tile - 1) / tile;
-  const int64_t piece = inner == 1 ? kRunPiece : max64(kFlushRows, 2 * kGrain / tile / kFlushRows * kFlushRows);
-  const int64_t pieces = max64(1, (R + piece - 1) / piece);
+  const int64_t tile = least(inner, kBlock), tiles = (inner + tile - 1) / tile;
+  const int64_t piece = inner == 1 ? kRunPiece : most(kFlushRows, 2 * kGrain / tile / kFlushRows * kFlushRows);
+  const int64_t pieces = most(1, (R + piece - 1) / piece);
   // With one piece there is nothing to combine and units write their results themselves.
   double* partial = pieces == 1 ? nullptr : static_cast<double*>(pool_scratch(0, 3, outer * pieces * inner * 8));
-  const int64_t grain = rows_a_task(min64(R, piece) * tile, kGrain);
+  const int64_t grain = rows_a_task(least(R, piece) * tile, kGrain);
   parallel_range(outer * pieces * tiles, grain, [&](int64_t begin, int64_t end, int) {
     double total[kBlock];
     for (int64_t unit = begin; unit < end; unit++) {
       const int64_t column = unit % tiles * tile, row = unit / tiles;   // row = o * pieces + piece index
       const int64_t o = row / pieces, first = row % pieces * piece;
-      const int64_t rows = min64(piece, R - first), n = min64(tile, inner - column);
+      const int64_t rows = least(piece, R - first), n = least(tile, inner - column);
       const int64_t at = (o * R + first) * inner + column;
       if (inner == 1) total[0] = reduce_piece<Op>(x, t, at, rows);
       else reduce_columns<Op>(x, t, at, rows, inner, n, total);
@@ -110,14 +110,14 @@ void sumsq(const Call& c) {
   const void* x = c.p[1];
   const int32_t t = c.t[1];
   const int64_t n = c.i[0], pieces = (n + kRunPiece - 1) / kRunPiece;
-  double* partial = static_cast<double*>(pool_scratch(0, 3, max64(1, pieces) * 8));
+  double* partial = static_cast<double*>(pool_scratch(0, 3, most(1, pieces) * 8));
   parallel_range(pieces, 2, [&](int64_t begin, int64_t end, int) {
     alignas(64) float s[kBlock];
     for (int64_t piece = begin; piece < end; piece++) {
-      const int64_t stop = min64(n, (piece + 1) * kRunPiece);
+      const int64_t stop = least(n, (piece + 1) * kRunPiece);
       double total = 0;
       for (int64_t at = piece * kRunPiece; at < stop; at += kBlock) {
-        const int64_t m = min64(kBlock, stop - at);
+        const int64_t m = least(kBlock, stop - at);
         const float* p = fetch(x, t, at, m, s);
         total += sum_vectors(m, [&](int64_t k, int64_t lanes) ANSATZ_LAMBDA {
           const vf v = part(p + k, lanes);

@@ -15,13 +15,13 @@ template <bool largest> int32_t position_in_row(const void* x, int32_t t, int64_
   const float worst = largest ? -__builtin_inff() : __builtin_inff();
   float best = worst;
   for (int64_t k = 0; k < R; k += kBlock) {
-    const int64_t n = min64(kBlock, R - k);
+    const int64_t n = least(kBlock, R - k);
     const float* p = fetch(x, t, at + k, n, s);
     best = largest ? nan_max(best, reduce_run<Max>(p, n)) : nan_min(best, reduce_run<Min>(p, n));
   }
   const bool nan = best != best;
   for (int64_t k = 0; k < R; k += kBlock) {
-    const int64_t n = min64(kBlock, R - k);
+    const int64_t n = least(kBlock, R - k);
     const float* p = fetch(x, t, at + k, n, s);
     int64_t j = 0;
     for (; j + W <= n; j += W) {
@@ -64,12 +64,12 @@ template <bool largest> void position(const Call& c) {
   const int32_t t = c.t[1];
   const int64_t outer = c.i[0], R = c.i[1], inner = c.i[2];
   if (outer == 0 || inner == 0) return;
-  const int64_t tile = min64(inner, kBlock), tiles = (inner + tile - 1) / tile;
+  const int64_t tile = least(inner, kBlock), tiles = (inner + tile - 1) / tile;
   parallel_range(outer * tiles, rows_a_task(R * tile, kGrain), [&](int64_t begin, int64_t end, int) {
     for (int64_t unit = begin; unit < end; unit++) {
       const int64_t o = unit / tiles, column = unit % tiles * tile;
       if (inner == 1) out[o] = position_in_row<largest>(x, t, o * R, R);
-      else positions_in_columns<largest>(x, t, o * R * inner + column, R, inner, min64(tile, inner - column),
+      else positions_in_columns<largest>(x, t, o * R * inner + column, R, inner, least(tile, inner - column),
                                          out + o * inner + column);
     }
   });
@@ -84,16 +84,16 @@ void cumsum(const Call& c) {
   const bool reverse = c.i[3] != 0, exclusive = c.i[4] != 0;
   if (outer == 0 || inner == 0) return;
   constexpr int64_t kTile = 256;
-  const int64_t tile = min64(inner, kTile), tiles = (inner + tile - 1) / tile;
+  const int64_t tile = least(inner, kTile), tiles = (inner + tile - 1) / tile;
   parallel_range(outer * tiles, rows_a_task(R * tile, kGrain), [&](int64_t begin, int64_t end, int) {
     for (int64_t unit = begin; unit < end; unit++) {
-      const int64_t column = unit % tiles * tile, n = min64(tile, inner - column);
+      const int64_t column = unit % tiles * tile, n = least(tile, inner - column);
       const int64_t base = unit / tiles * R * inner + column;
       if (inner == 1) {   // blocks of the row, in the direction of the sum
         double total = 0;
         float sx[kBlock], so[kBlock];
         for (int64_t done = 0; done < R; done += kBlock) {
-          const int64_t m = min64(kBlock, R - done), at = base + (reverse ? R - done - m : done);
+          const int64_t m = least(kBlock, R - done), at = base + (reverse ? R - done - m : done);
           const float* p = fetch(x, t, at, m, sx);
           float* q = target(out, to, at, so);
           for (int64_t j = 0; j < m; j++) {

@@ -70,7 +70,7 @@ template <class Op> ANSATZ_INLINE float fold(vf x) {
 template <class F> ANSATZ_INLINE double sum_vectors(int64_t n, const F& f) {
   double total = 0;
   for (int64_t begin = 0; begin < n; begin += 4096) {
-    const int64_t end = min64(n, begin + 4096);
+    const int64_t end = least(n, begin + 4096);
     vf a0 = {}, a1 = {}, a2 = {}, a3 = {};
     int64_t k = begin;
     for (; k + 4 * W <= end; k += 4 * W) {

@@ -10,8 +10,6 @@ constexpr int MOST = 16;          // taps
 constexpr int64_t ROWS = 32;      // rows of a chunk of the backward pass: their gradients stay in the L2 cache
 constexpr int64_t PARTS = 64;     // most partial sums of the taps' gradients
 
-ANSATZ_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 struct Sizes {
   int64_t B, T, D, parts, convolved, K, width;   // width: of a row of z
   explicit Sizes(const int64_t* i)

@@ -33,6 +33,11 @@ typedef uint16_t vh_u __attribute__((vector_size(W * 2), aligned(2), may_alias))
 
 #define ANSATZ_INLINE inline __attribute__((always_inline))
 
+// Counts. (Headers of the standard library would bring functions that are shared between levels: see kernel.h.)
+ANSATZ_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+ANSATZ_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+ANSATZ_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 ANSATZ_INLINE vf splat(float x) {   // vf{} + x would be an addition, and lose the sign of -0
 #if defined(__AVX512F__)
   return (vf)_mm512_set1_ps(x);

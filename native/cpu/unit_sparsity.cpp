@@ -84,9 +84,9 @@ void abs_sum(const Call& call) {
   parallel(parts, [&](int64_t part, int) {
     alignas(64) float block[kBlock];
     double total = 0;
-    const int64_t end = min64(n, (part + 1) * PART);
+    const int64_t end = least(n, (part + 1) * PART);
     for (int64_t at = part * PART; at < end; at += kBlock) {
-      const int64_t m = min64(kBlock, end - at);
+      const int64_t m = least(kBlock, end - at);
       const float* x = fetch(call.p[1], call.t[1], at, m, block);
       vf sum = {};
       for (int64_t k = 0; k < m; k += W) sum += vabs(load_some(x + k, m - k));
@@ -105,7 +105,7 @@ void abs_sum_bwd(const Call& call) {
   parallel_range(call.i[0], kGrain, [&](int64_t begin, int64_t end, int) {
     alignas(64) float sx[kBlock], sa[kBlock], so[kBlock];
     for (int64_t at = begin; at < end; at += kBlock) {
-      const int64_t m = min64(kBlock, end - at);
+      const int64_t m = least(kBlock, end - at);
       const float* x = fetch(call.p[1], call.t[1], at, m, sx);
       const float* a = call.p[3] ? fetch(call.p[3], call.t[3], at, m, sa) : nullptr;
       float* dx = target(call.p[0], call.t[0], at, so);
@@ -124,7 +124,7 @@ void abs_sum_bwd(const Call& call) {
 void nonzero_share(const Call& call) {
   const int64_t rows = call.i[0], F = call.i[1];
   float* share = call.ptr<float>(0);
-  const float scale = 1.0f / static_cast<float>(max64(1, rows));
+  const float scale = 1.0f / static_cast<float>(most(1, rows));
   parallel_range(F, COLUMNS, [&](int64_t begin, int64_t end, int) {
     alignas(64) float block[COLUMNS], count[COLUMNS] = {};
     const int64_t n = end - begin;
