@@ -28,7 +28,7 @@ void attention(const Call& c) {
   int64_t together = max_blocks_together;
   while (together > 1 && heads * ((p.blocks + together - 1) / together) < 64) together /= 2;
   const int64_t groups = (p.blocks + together - 1) / together;
-  parallel(heads * groups, [&](int64_t task, int thread) {
+  parallel_in_order(heads * groups, [&](int64_t task, int thread) {
     const int64_t first = (groups - 1 - task / heads) * together, last = smaller(first + together, p.blocks);
     const int64_t b = task % heads / p.H, h = task % p.H;
     float* memory = static_cast<float*>(pool_scratch(thread, 0, ForwardScratch::floats(p.Dp) * 4));
@@ -84,7 +84,7 @@ void attention_bwd(const Call& c) {
 
   const bool pair = has_bf16_dot && p.q.dtype == BF16;
   const int64_t batches = g.dbias ? 1 : p.B, per_chunk = batches * p.Hkv;
-  parallel(g.chunks * per_chunk, [&](int64_t task, int thread) {
+  parallel_in_order(g.chunks * per_chunk, [&](int64_t task, int thread) {
     const int64_t chunk = g.chunks - 1 - task / per_chunk, b = task % per_chunk / p.Hkv, kv_head = task % p.Hkv;
     float* memory = static_cast<float*>(pool_scratch(thread, 0, BackwardScratch::floats(p.Dp, g.chunk) * 4));
     backward_task(p, g, b, g.dbias ? p.B : b + 1, kv_head, chunk, pair, memory);

@@ -2,8 +2,8 @@
 //   dV = P^T dO,   dP = dO V^T,   dS = P * (dP - delta),   dQ = scale dS K,   dK = scale dS^T Q,   dbias = dS.
 // (Dao et al. 2022, algorithm 4.) A task owns a chunk of keys of one key head, accumulates its dK and dV, and walks
 // over the blocks of queries. A block's dQ comes from all chunks that it sees: they add to it in a fixed order, from
-// the last chunk to the first, each waiting for its turn. Tasks are numbered in that order too, and the pool starts
-// them by number, so a task only ever waits for one that is already running.
+// the last chunk to the first, each waiting for its turn. Tasks are numbered in that order too, and start by
+// number (parallel_in_order), so a task only ever waits for one that is already running.
 #pragma once
 #if defined(__unix__) || defined(__APPLE__)
 #include <sched.h>

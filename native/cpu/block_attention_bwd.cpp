@@ -2,8 +2,8 @@
 // task owns one block of one key head, fills tiles of 64 lanes (queries x heads that share keys) from its list, and
 // does on them what the backward pass of full attention does (attention_backward.h): the five products, dK and dV
 // summed in place. A query's dQ comes from all blocks on its own list: they add to it in a fixed order, from the last
-// block to the first, each waiting for its turn. Tasks are numbered in that order too, so a task only waits for one
-// that is already running.
+// block to the first, each waiting for its turn. Tasks are numbered and start in that order too
+// (parallel_in_order), so a task only waits for one that is already running.
 #include "attention_backward.h"
 #include "block_attention.h"
 
@@ -250,7 +250,7 @@ template <bool Pair> void backward(const Selected& s, BlockGradients& g) {
     for (int64_t token = begin; token < end; token++) prepare_token<Pair>(s, g, token, room);
   });
   const int64_t chunk = round_up(s.size, 2);
-  parallel(inverse.count, [&](int64_t task, int thread) {
+  parallel_in_order(inverse.count, [&](int64_t task, int thread) {
     float* memory = static_cast<float*>(pool_scratch(thread, 0, BackwardScratch::floats(p.Dp, chunk) * 4));
     part_gradients<Pair>(s, inverse, g, inverse.parts[task], BackwardScratch(memory, p.Dp, chunk));
   });
