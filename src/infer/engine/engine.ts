@@ -1,17 +1,16 @@
 /**
  * Continuous batching (Yu et al. 2022, Orca; Kwon et al. 2023, vLLM): every step computes one pass over rows of all
  * running sequences: a token of those that are decoding, a chunk of the prompts of those that begin, and drafts to be
- * verified. Sequences join and leave between steps. When pages run out, the sequence that came last starts over later.
+ * verified. Sequences join and leave between steps.
  */
 import { AnsatzError } from '../../backend/errors.ts';
 import type { Weights } from '../sampling/distribution.ts';
 import { checked } from './admission.ts';
 import type { Decoding, EngineStats } from './decoding.ts';
 import { Drafts } from './drafts.ts';
-import { Memories } from './memories.ts';
-import { Pages } from './pages.ts';
-import { Parking, paused } from './parking.ts';
+import { paused } from './parking.ts';
 import { MAX_ROWS, type Outcome, type Passes, type Row } from './passes.ts';
+import { Seats } from './seats.ts';
 import {
   type Ask,
   type Draft,
@@ -58,33 +57,24 @@ interface Part {
 
 export class Engine implements Decoding {
   private readonly options: EngineOptions;
-  private readonly pages: Pages;
-  private readonly memories: Memories | null;
-  private readonly waiting: Sequence[] = [];
-  private readonly running: Sequence[] = [];
-  private readonly slots: number[];
+  private readonly seats: Seats;
   private loop: Promise<void> | null = null;
   private readonly drafts: Drafts;
-  private readonly parking = new Parking(() => this.start());
   private closed = false;
-  private counts = { steps: 0, rows: 0, tokens: 0, preemptions: 0, drafted: 0, accepted: 0 };
+  private counts = { steps: 0, rows: 0, tokens: 0, drafted: 0, accepted: 0 };
 
   constructor(options: EngineOptions) {
     this.options = options;
-    this.pages = new Pages(options.pages, options.page);
     this.drafts = new Drafts(options);
-    this.memories = options.passes.model.encoder
-      ? new Memories(options.passes, options.memoryPages ?? options.pages, options.page)
-      : null;
-    this.slots = Array.from({ length: options.sequences }, (_, k) => options.sequences - 1 - k);
+    this.seats = new Seats(options, () => this.start());
   }
 
   submit(request: Request): Promise<Finished> {
     if (this.closed) throw new AnsatzError('the engine is closed');
-    const before = checked(request, this.options, this.memories !== null);
+    const before = checked(request, this.options, this.seats.memories !== null);
     const start = before.length + request.prompt.length;
     return new Promise((resolve, reject) => {
-      this.waiting.push({
+      this.seats.waiting.push({
         request,
         resolve,
         reject,
@@ -106,20 +96,21 @@ export class Engine implements Decoding {
   }
 
   stats(): EngineStats {
-    const { running, waiting, parking, counts, pages } = this;
+    const { running, waiting, parking, pages, preemptions } = this.seats;
     const places = { running: running.length, waiting: waiting.length, paused: parking.size };
-    return { ...counts, ...places, pages: pages.stats() };
+    return { ...this.counts, ...places, preemptions, pages: pages.stats() };
   }
 
   /** Ends every request and waits for the step in progress. The passes stay the caller's. */
   async close(): Promise<void> {
     this.closed = true;
     await this.loop;
-    for (const s of [...this.running, ...this.waiting.splice(0), ...this.parking.clear()]) this.end(s, 'cancelled');
+    const { running, waiting, parking } = this.seats;
+    for (const s of [...running, ...waiting.splice(0), ...parking.clear()]) this.end(s, 'cancelled');
   }
 
   private get busy(): boolean {
-    return !this.closed && (this.running.length > 0 || this.waiting.length > 0 || this.parking.ready);
+    return !this.closed && this.seats.busy;
   }
 
   private start(): void {
@@ -131,8 +122,8 @@ export class Engine implements Decoding {
       while (this.busy) await this.step();
     } catch (error) {
       // A step that fails takes its requests with it; the engine goes on with the next.
-      for (const s of [...this.running, ...this.waiting.splice(0)]) {
-        this.free(s);
+      for (const s of [...this.seats.running, ...this.seats.waiting.splice(0)]) {
+        this.seats.free(s);
         s.reject(error as Error);
       }
     } finally {
@@ -142,15 +133,16 @@ export class Engine implements Decoding {
   }
 
   private async step(): Promise<void> {
-    this.waiting.unshift(...this.parking.leaving());
-    for (const s of [...this.running, ...this.waiting]) {
+    const { running, waiting, parking, memories } = this.seats;
+    waiting.unshift(...parking.leaving());
+    for (const s of [...running, ...waiting]) {
       if (s.request.signal?.aborted) this.end(s, 'cancelled');
-      else if (paused(s)) this.park(s);
+      else if (paused(s)) this.seats.park(s);
     }
     const started = performance.now();
-    const drafting = await this.drafts.prepare(this.running);
+    const drafting = await this.drafts.prepare(running);
     const { rows, wanted, asks, parts } = this.plan(drafting === true);
-    for (const { sequence } of parts) if (sequence.memory) await this.memories!.fill(sequence.memory);
+    for (const { sequence } of parts) if (sequence.memory) await memories!.fill(sequence.memory);
     if (rows.length === 0) return;
     const outcome = await this.options.passes.draw(rows, wanted, asks);
     this.counts.steps++;
@@ -161,7 +153,7 @@ export class Engine implements Decoding {
         this.finish(part, outcome);
       } catch (error) {
         // What a request's own code throws ends that request alone.
-        this.free(part.sequence);
+        this.seats.free(part.sequence);
         part.sequence.reject(error as Error);
       }
     }
@@ -190,16 +182,14 @@ export class Engine implements Decoding {
       return true;
     };
     // Those that run go first, oldest first; whoever finds no page makes the youngest start over.
-    for (let k = 0; k < this.running.length && rows.length < limit; k++) {
-      const s = this.running[k];
-      if (this.room(s, k)) add(s);
+    const { running, waiting } = this.seats;
+    for (let k = 0; k < running.length && rows.length < limit; k++) {
+      const s = running[k];
+      if (this.seats.room(s, k)) add(s);
     }
-    while (rows.length < limit && this.waiting.length > 0 && this.slots.length > 0) {
-      const s = this.waiting[0];
-      if (!this.admit(s)) break;
-      this.waiting.shift();
-      this.running.push(s);
-      if (!add(s)) break;
+    while (rows.length < limit && waiting.length > 0 && !this.seats.full) {
+      const s = this.seats.admit();
+      if (!s || !add(s)) break;
     }
     return { rows, wanted, asks, parts };
   }
@@ -215,7 +205,7 @@ export class Engine implements Decoding {
     // Scoring a prompt wants the logits of all of its rows: few at a time.
     const scoring = request.scorePrompt && s.scored < request.prompt.length;
     let known = Math.min(left, room, scoring ? 64 : room);
-    if (!this.grow(s, s.computed + known)) {
+    if (!this.seats.grow(s, s.computed + known)) {
       known = s.pages!.pages.length * this.options.page - s.computed;
       if (known <= 0 || together > known) return null;
     }
@@ -228,7 +218,7 @@ export class Engine implements Decoding {
         ? { tokens: request.drafter.draft(s.before ? s.tokens.slice(s.before) : s.tokens, space) }
         : (s.draft ?? drafts);
       if (drafts.tokens.length > space) drafts = { ...drafts, tokens: drafts.tokens.slice(0, space) };
-      if (!this.pages.grow(s.pages!, s.computed + known + drafts.tokens.length)) drafts = { tokens: [] };
+      if (!this.seats.pages.grow(s.pages!, s.computed + known + drafts.tokens.length)) drafts = { tokens: [] };
     }
     s.draft = null;
     this.options.passes.place(s.slot, s.pages!.pages);
@@ -237,83 +227,6 @@ export class Engine implements Decoding {
     const drawn = !scoring && !drafts.weights && request.maxTokens > 0;
     const asks = Array.from({ length: logits }, (_, k) => (drawn ? (request.picker.ask?.(k) ?? null) : null));
     return { sequence: s, known, drafts, first, logits, asks };
-  }
-
-  /** Makes sure that a running sequence has a page for its next token. */
-  private room(s: Sequence, place: number): boolean {
-    while (!this.grow(s, s.computed + 1)) {
-      const last = this.running[this.running.length - 1];
-      this.running.pop();
-      this.preempt(last);
-      if (last === s || this.running.length <= place) return false;
-    }
-    return true;
-  }
-
-  private preempt(s: Sequence): void {
-    this.free(s);
-    s.computed = 0;
-    this.counts.preemptions++;
-    this.waiting.unshift(s);
-  }
-
-  /** Makes room for `tokens` tokens of a sequence, with pages of those that do not run if need be. */
-  private grow(s: Sequence, tokens: number, list = s.pages!): boolean {
-    while (!this.pages.grow(list, tokens)) if (!this.evict(s)) return false;
-    return true;
-  }
-
-  /** A sequence that waits for its reader leaves its place, and keeps its pages while nobody needs them. */
-  private park(s: Sequence): void {
-    this.leave(s);
-    s.draft = null;
-    this.parking.add(s);
-  }
-
-  /** Takes the pages of one that does not run; false when none has any. */
-  private evict(but: Sequence): boolean {
-    const idle = this.parking.holding() ?? this.waiting.findLast((w) => w !== but && (w.pages || w.memory));
-    if (!idle) return false;
-    this.drop(idle);
-    idle.computed = 0;
-    this.counts.preemptions++;
-    return true;
-  }
-
-  /** Gives a waiting sequence a place, and the pages of what is cached of its text. */
-  private admit(s: Sequence): boolean {
-    if (s.pages) {
-      this.place(s);
-      return true;
-    }
-    // Tokens that see each other depend on text after them: nothing of it can be shared.
-    const alone = (s.request.ahead ?? 0) > 0 || s.request.scorePrompt !== undefined;
-    const { encoder, variant = 0 } = s.request;
-    const reads = encoder !== undefined && encoder.length > 0;
-    let memory = reads ? this.memories!.take(encoder, variant) : null;
-    while (reads && !memory) {
-      if (!this.evict(s)) return false;
-      memory = this.memories!.take(encoder, variant);
-    }
-    // What a decoder makes of its tokens depends on the text that it looks at, and on whose parameters it has.
-    const salt = variant === 0 ? memory?.key : `${variant}/${memory?.key ?? ''}`;
-    const { list, cached } = this.pages.begin(alone ? [] : s.tokens, salt);
-    if (!this.grow(s, Math.max(cached + 1, s.request.ahead ?? 0), list)) {
-      this.pages.release(list);
-      if (memory) this.memories!.leave(memory);
-      return false;
-    }
-    s.memory = memory;
-    s.pages = list;
-    s.computed = cached;
-    if (s.tokens.length === s.start) s.cached = Math.max(0, cached - s.before);
-    this.place(s);
-    return true;
-  }
-
-  private place(s: Sequence): void {
-    s.slot = this.slots.pop()!;
-    if (s.memory) this.options.passes.place(s.slot, s.memory.pages, true);
   }
 
   /** Takes what a pass gave to a sequence. */
@@ -333,7 +246,7 @@ export class Engine implements Decoding {
     }
     s.computed += part.known;
     if (!done) {
-      this.publish(s);
+      this.seats.publish(s);
       return;
     }
     // A certain draft is right when it is what is picked: exact for any way of picking. One that was drawn is verified.
@@ -352,7 +265,7 @@ export class Engine implements Decoding {
       this.counts.accepted++;
       s.computed++; // the draft's state is in its page already
     }
-    this.publish(s);
+    this.seats.publish(s);
   }
 
   /** Takes the token that was drawn (-1: nothing may follow), or picks one; false when the sequence has ended. */
@@ -372,38 +285,10 @@ export class Engine implements Decoding {
     return true;
   }
 
-  private publish(s: Sequence): void {
-    if (!(s.request.ahead ?? 0)) this.pages.publish(s.pages!, s.tokens, s.computed);
-  }
-
   private end(s: Sequence, reason: FinishReason): false {
-    if (s.pages && reason !== 'cancelled') this.publish(s);
-    this.free(s);
+    if (s.pages && reason !== 'cancelled') this.seats.publish(s);
+    this.seats.free(s);
     s.resolve(finishOf(s, reason));
     return false;
-  }
-
-  private free(s: Sequence): void {
-    this.leave(s);
-    this.drop(s);
-  }
-
-  /** Gives back what a sequence has computed. */
-  private drop(s: Sequence): void {
-    if (s.pages) this.pages.release(s.pages);
-    if (s.memory) this.memories!.leave(s.memory);
-    s.pages = null;
-    s.memory = null;
-  }
-
-  /** Gives back a sequence's place among those that run. */
-  private leave(s: Sequence): void {
-    if (s.slot >= 0) this.slots.push(s.slot);
-    this.options.draftModel?.forget(s);
-    s.slot = -1;
-    for (const list of [this.running, this.waiting]) {
-      const at = list.indexOf(s);
-      if (at >= 0) list.splice(at, 1);
-    }
   }
 }
