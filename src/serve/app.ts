@@ -9,6 +9,7 @@ import type { Keys } from './auth/keys.ts';
 import type { Limits } from './auth/limits.ts';
 import { fileRoutes } from './files/routes.ts';
 import type { FileStore } from './files/store.ts';
+import { connections } from './http/connection.ts';
 import { ApiError, asApiError } from './http/errors.ts';
 import type { Env } from './http/exchange.ts';
 import { keyGuard, originGuard, scopeGuard } from './http/guard.ts';
@@ -28,6 +29,8 @@ export interface AppOptions {
   readonly observer: Observer;
   /** Bytes of a request at most. */
   readonly maxBody: number;
+  /** Milliseconds that a client may take nothing of its answer; 0: any number. */
+  readonly stallMs: number;
   /** Origins whose pages may use the server; '*' stands for all. */
   readonly cors: readonly string[];
   /** Whether it is bound to this machine alone, and without keys. */
@@ -41,6 +44,7 @@ export function createApp(o: AppOptions): Hono<Env> {
   const { registry, observer, unforeseen } = o;
   const app = new Hono<Env>();
   app.use(observer.middleware(o.closing, unforeseen));
+  app.use(connections(o.stallMs));
   app.use(originGuard(o.cors, o.local));
   if (o.cors.length > 0)
     app.use(

@@ -83,7 +83,7 @@ async function inspect(c: Ctx, registry: Registry, limits: Limited): Promise<Res
     const { model } = lease;
     const ask = askOf(model, r);
     const written = [...model.tokenizer.encode(r.completion, { special: 'text' })];
-    const { headers, settle } = reserveTokens(c, ask.prompt.length + written.length + (ask.encoder?.length ?? 0));
+    const settle = reserveTokens(c, ask.prompt.length + written.length + (ask.encoder?.length ?? 0));
     const text = {
       decoder: [...ask.prompt, ...written].slice(0, model.context),
       ...(ask.encoder && { encoder: ask.encoder }),
@@ -91,7 +91,7 @@ async function inspect(c: Ctx, registry: Registry, limits: Limited): Promise<Res
     };
     const seen = await inspectorOf(model).inspect(text, r.top);
     settle(seen.tokens.length + (seen.encoder?.tokens.length ?? 0));
-    return c.json(answer(model, seen, ask.prompt.length), 200, headers);
+    return c.json(answer(model, seen, ask.prompt.length));
   } finally {
     lease.release();
   }

@@ -42,6 +42,8 @@ export interface ServerOptions extends ServingOptions {
   readonly requestsPerMinute?: number;
   readonly tokensPerMinute?: number;
   readonly maxBody: number;
+  /** Seconds that a client may take nothing of its answer before it is let go; 0, or absent: any number. */
+  readonly stallTimeout?: number;
   readonly cors: readonly string[];
   readonly log?: (record: RequestRecord) => void;
   readonly warn?: (message: string) => void;
@@ -94,12 +96,13 @@ export async function startServer(o: ServerOptions): Promise<RunningServer> {
     jobs = new TuningJobs(join(data, 'jobs'), files, registry, unforeseen);
     const app = createApp({
       ...{ registry, files, jobs, unforeseen, closing: closing.signal },
-      ...{ maxBody: o.maxBody, cors: o.cors, local: isLoopback(host) && keys.length === 0 },
+      ...{ maxBody: o.maxBody, stallMs: 1000 * (o.stallTimeout ?? 0), cors: o.cors },
+      ...{ local: isLoopback(host) && keys.length === 0 },
       keys: new Keys(keys),
       limits: new Limits(o),
       observer: new Observer(registry, o.log ?? (() => {})),
     });
-    server = createAdaptorServer({ fetch: app.fetch }) as Server;
+    server = createAdaptorServer({ fetch: app.fetch, hostname: 'localhost' }) as Server;
     // Clients keep connections for the next request; one that is slow to ask is not waited for.
     server.keepAliveTimeout = 75_000;
     server.headersTimeout = 60_000;

@@ -86,6 +86,10 @@ describe('keys', () => {
     assert.throws(() => readKeys(join(runs.root, 'none.json')), /there is no such file/);
   });
 
+  test('have names of their own: rates go by them', () => {
+    assert.throws(() => new Keys([record('one'), record('two'), record('one')]), /two keys are called one/);
+  });
+
   test('a public address is not served without one', async () => {
     const options = { runs: [], port: 0, maxBody: 1000, cors: [], lookup: false, sequences: 1, queue: 1 };
     for (const host of ['0.0.0.0', '::', '192.0.2.1', 'example.org'])
@@ -117,6 +121,8 @@ describe('rates', () => {
       assert.ok(e instanceof OpenAI.RateLimitError);
       assert.equal(e.code, 'rate_limit_exceeded');
       assert.ok(Number(e.headers.get('retry-after-ms')) > 1000);
+      assert.equal(e.headers.get('x-ratelimit-remaining-requests'), '0');
+      assert.match(e.headers.get('x-ratelimit-reset-requests')!, /^(59s|1m0s)$/);
       return true;
     });
   });
@@ -165,8 +171,8 @@ describe('rates', () => {
     bucket.give(100);
     assert.equal(bucket.remaining, 60);
     assert.deepEqual(
-      [duration(12), duration(999.2), duration(1500), duration(61_000)],
-      ['12ms', '1000ms', '2s', '1m1s'],
+      [duration(12), duration(999.2), duration(1500), duration(59_500), duration(61_000), duration(119_001)],
+      ['12ms', '1s', '2s', '1m0s', '1m1s', '2m0s'],
     );
   });
 });
@@ -212,6 +218,25 @@ describe('web pages', () => {
     assert.equal(answer.headers['access-control-allow-origin'], 'https://app.example');
     assert.match(String(answer.headers['access-control-expose-headers']), /x-request-id/);
     assert.equal((await get(url, { origin: 'https://other.example' })).status, 403);
+  });
+
+  test('what is left of a rate is said to them as it is', async () => {
+    const keys = [record('page', { tokensPerMinute: 400 })];
+    const cors = ['https://app.example'];
+    const named = await serving({ tiny: join(runs.root, 'tiny') }, { data: join(runs.root, 'cors-rates'), cors, keys });
+    const left = async (stream: boolean): Promise<number> => {
+      const answer = await fetch(`${named.url}/v1/completions`, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${secret('page')}` },
+        body: JSON.stringify({ model: 'tiny', prompt: 'the', max_tokens: 98, stream, stop: 'e' }),
+      });
+      await answer.text();
+      assert.equal(answer.status, 200);
+      return Number(answer.headers.get('x-ratelimit-remaining-tokens'));
+    };
+    // A hundred may be used by the request that is answered.
+    assert.ok((await left(false)) <= 301);
+    assert.ok((await left(true)) <= 301);
   });
 
   test('the page at / is one, and no path leads out of its folder', async () => {

@@ -1,5 +1,6 @@
 /** Completions: prompts of every form, scores that are the model's own, infilling, streams. And embeddings. */
 import assert from 'node:assert/strict';
+import { cpSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { before, describe, test } from 'node:test';
 import OpenAI from 'openai';
@@ -119,6 +120,53 @@ describe('scores', () => {
     const expected = logprobs(ids);
     const scores = r.choices[0].logprobs!.token_logprobs!;
     for (let k = 1; k < ids.length; k++) near(scores[k], expected[k - 1][ids[k]], `token ${k}`);
+  });
+
+  test('the token that ends a text has an entry: whoever leaves out the last one leaves out what was made', async () => {
+    const ids = [tokenizer.eot, ...tokenizer.encode('the small river')];
+    const expected = logprobs(ids);
+    const ask = (more: object) =>
+      client.completions.create({
+        ...{ model: 'tiny', prompt: ids, max_tokens: 1, echo: true, logprobs: 1, temperature: 0, ...more },
+      } as OpenAI.CompletionCreateParamsNonStreaming);
+    for (const [bias, reason] of [
+      [100, 'stop'],
+      [-100, 'length'],
+    ] as const) {
+      const { choices, usage } = await ask({ logit_bias: { [tokenizer.eot]: bias } });
+      const { token_logprobs: scores, top_logprobs: tops, tokens, text_offset: offsets } = choices[0].logprobs!;
+      assert.equal(choices[0].finish_reason, reason);
+      assert.equal(usage!.completion_tokens, 1);
+      assert.deepEqual([scores!.length, tops!.length, tokens!.length, offsets!.length], Array(4).fill(ids.length + 1));
+      const own = scores!.slice(1, -1);
+      for (const [k, score] of own.entries()) near(score, expected[k][ids[k + 1]], `token ${k + 1}`);
+      if (reason === 'stop') near(scores!.at(-1)!, expected.at(-1)![tokenizer.eot], 'the end');
+      assert.equal(offsets!.at(-1), tokenizer.decode(ids).length);
+    }
+    // Streams have as many.
+    let count = 0;
+    const stream = (await ask({ logit_bias: { [tokenizer.eot]: 100 }, stream: true })) as unknown as AsyncIterable<{
+      choices: { logprobs: { tokens: string[] } | null }[];
+    }>;
+    for await (const chunk of stream) count += chunk.choices[0].logprobs!.tokens.length;
+    assert.equal(count, ids.length + 1);
+  });
+
+  test('a prompt that fills the context is scored; nothing can follow it', async () => {
+    const ids = [...tokenizer.encode('the quiet garden describes the bright captain. '.repeat(20))].slice(0, 128);
+    const ask = (prompt: number[], max_tokens: number) =>
+      client.completions.create({ model: 'tiny', prompt, max_tokens, echo: true, logprobs: 0 });
+    const expected = logprobs(ids);
+    const scores = (await ask(ids, 0)).choices[0].logprobs!.token_logprobs!;
+    near(scores.at(-1)!, expected[126][ids[127]], 'the last');
+    for (const [prompt, most] of [
+      [ids, 1],
+      [[...ids, 5], 0],
+    ] as const)
+      await assert.rejects(
+        ask([...prompt], most),
+        (e) => e instanceof OpenAI.BadRequestError && e.code === 'context_length_exceeded',
+      );
   });
 
   test('an encoder’s text has none', async () => {
@@ -287,3 +335,20 @@ describe('embeddings', () => {
 });
 
 test('nothing happened that nobody thought of', () => assert.deepEqual(s.unforeseen, []));
+
+test('what ends a text is also what came with the model says', async () => {
+  const ask = { prompt: 'The cat', max_tokens: 12, temperature: 0, logprobs: 1 } as const;
+  const free = (await client.completions.create({ model: 'tiny', ...ask })).choices[0];
+  const tokens = free.logprobs!.tokens!;
+  const at = tokens.findIndex((t, k) => k > 0 && !tokens.slice(0, k).includes(t));
+  assert.ok(at > 0, `${tokens}`);
+  const [end] = tokenizer.encode(tokens[at], { special: 'text' });
+  assert.equal(tokenizer.decode([end]), tokens[at]);
+  const run = join(runs.root, 'ended');
+  cpSync(opened.run.path, run, { recursive: true });
+  writeFileSync(join(run, 'generation_config.json'), JSON.stringify({ eos_token_id: [end] }));
+  const other = await serving({ ended: run }, { data: join(runs.root, 'served-ended') });
+  const { choices } = await other.client.completions.create({ model: 'ended', ...ask });
+  assert.equal(choices[0].finish_reason, 'stop');
+  assert.equal(choices[0].text, tokens.slice(0, at).join(''));
+});

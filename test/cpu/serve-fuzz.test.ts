@@ -4,6 +4,7 @@ import { readdirSync } from 'node:fs';
 import { createConnection } from 'node:net';
 import { join } from 'node:path';
 import { before, describe, test } from 'node:test';
+import { gzipSync } from 'node:zlib';
 import { toFile } from 'openai';
 import { type Serving, serving, TinyRuns, until } from '../support/serve.ts';
 
@@ -60,6 +61,16 @@ describe('bodies', () => {
       new Uint8Array([123, 34, 0xc3, 34, 58, 49, 125]),
     ];
     for (const path of POSTS) for (const body of bodies) await refused(await send(path, body), `${path} ${body}`, 400);
+  });
+
+  test('that are compressed', async () => {
+    const body = gzipSync(JSON.stringify({ model: 'tiny', prompt: 'the', max_tokens: 1 }));
+    for (const path of POSTS.filter((p) => p !== '/files'))
+      await refused(await send(path, body, { 'content-encoding': 'gzip' }), path, 415);
+    assert.equal(
+      (await send('/completions', '{"model":"tiny","max_tokens":1}', { 'content-encoding': 'identity' })).status,
+      200,
+    );
   });
 
   test('that are nested too deep', async () => {
@@ -354,6 +365,24 @@ describe('connections', () => {
       await raw(`GET /v1/models HTTP/1.1\r\nhost: localhost\r\nx-big: ${'a'.repeat(40_000)}\r\n\r\n`),
       /^HTTP\/1\.1 431/,
     );
+  });
+
+  test('of HTTP/1.0, which names no host, and several requests at once', async () => {
+    assert.match(await raw('GET /healthz HTTP/1.0\r\n\r\n'), /^HTTP\/1\.1 200 [\s\S]*\{"status":"ok"\}$/);
+    const body = (stream: boolean) => `{"model":"tiny","prompt":"the","max_tokens":2,"stream":${stream}}`;
+    const ask = (text: string, version = '1.1') =>
+      `POST /v1/completions HTTP/${version}\r\n${version === '1.1' ? 'host: localhost\r\n' : ''}content-length: ${text.length}\r\n\r\n${text}`;
+    const old = await raw(ask(body(true), '1.0'), 2000);
+    assert.ok(!/transfer-encoding/i.test(old), 'no chunks');
+    assert.match(old, /\r\n\r\ndata: \{[\s\S]*\n\ndata: \[DONE\]\n\n$/);
+    const many = await raw(
+      `${ask(body(true))}${ask(body(false))}GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n`,
+      2000,
+    );
+    const kinds = [...many.matchAll(/data: \[DONE\]|"object":"text_completion".*"usage"|"status":"ok"/g)].map(
+      (m) => m[0][0],
+    );
+    assert.equal(kinds.join(''), 'd""', 'answers come in the order of the requests');
   });
 });
 

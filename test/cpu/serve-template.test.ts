@@ -108,6 +108,38 @@ describe('a rendered dialogue', () => {
     );
   });
 
+  test('one that writes arguments otherwise than as JSON is spoken to as if it knew no tools', () => {
+    // Each argument in an element of its own; results have a role of their own, which is not used then either.
+    const xml = `{%- if tools %}<|im_start|>system
+# My tools{% for t in tools %}
+{{ t.function | tojson }}{% endfor %}<|im_end|>
+{% endif %}{%- for m in messages %}<|im_start|>{{ m.role }}
+{% if m.tool_calls %}{% for c in m.tool_calls %}<tool_call><function={{ c.function.name }}>{% for k, v in c.function.arguments.items() %}<parameter={{ k }}>{{ v }}</parameter>{% endfor %}</function></tool_call>{% endfor %}{% else %}{{ m.content }}{% endif %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}`;
+    const x = of(chatml, xml, { eos_token: '<|im_end|>' });
+    assert.deepEqual(x.calls, HERMES);
+    const turns: Turn[] = [
+      { role: 'system', text: 'Be brief.' },
+      user('Rain?'),
+      { role: 'assistant', text: '', calls: [{ id: 'a', name: 'weather', arguments: '{"city":"Rome"}' }] },
+      { role: 'tool', text: 'dry', answers: { id: 'a', name: 'weather' } },
+    ];
+    const said = chatml.decode(idsOf(x, turns, [weather]));
+    assert.ok(!/My tools|<function=|<parameter=/.test(said), said);
+    assert.match(
+      said,
+      /^<\|im_start\|>system\nBe brief\.\n\n[^|]*<tools>\n\{[^\n]*"weather"[^\n]*\}\n<\/tools>[^|]*<tool_call>\n/,
+    );
+    assert.ok(
+      said.endsWith(
+        '<|im_start|>user\nRain?<|im_end|>\n<|im_start|>assistant\n<tool_call>\n{"name": "weather", "arguments": {"city":"Rome"}}\n</tool_call><|im_end|>\n' +
+          '<|im_start|>user\n<tool_response>\ndry\n</tool_response><|im_end|>\n<|im_start|>assistant\n',
+      ),
+      said,
+    );
+  });
+
   test('thoughts of earlier answers are found where the template looks for them', () => {
     const h = of(headers, HEADERS, { bos_token: '<|begin_of_text|>' });
     const said = headers.decode(idsOf(h, [user('a'), assistant('<think>\nhm\n</think>\n\nyes'), user('b')]));

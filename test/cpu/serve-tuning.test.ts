@@ -177,6 +177,47 @@ describe('a job', () => {
     assert.equal(await ask(first.fine_tuned_model!), answers[1]);
   });
 
+  test('checkpoints can be adapted, and deleted one by one', async () => {
+    const training_file = await upload(dialogues(30));
+    const tuned = await done((await create({ training_file, hyperparameters })).id);
+    const checkpoints = await all(client.fineTuning.jobs.checkpoints.list(tuned.id));
+    assert.ok(checkpoints.length >= 2, 'newest first');
+    const [last, earliest] = [checkpoints[0], checkpoints.at(-1)!];
+    const named = earliest.fine_tuned_model_checkpoint;
+    const scores = async (model: string): Promise<number[]> => {
+      const r = await client.completions.create({
+        ...{ model, prompt: `the small river ${questions[0]}`, max_tokens: 0, echo: true, logprobs: 0 },
+      });
+      return r.choices[0].logprobs!.token_logprobs as number[];
+    };
+    const distance = (a: number[], b: number[]): number => Math.max(...a.map((x, k) => Math.abs(x - b[k])));
+    const [whole, early] = [await scores(tuned.fine_tuned_model!), await scores(named)];
+    assert.ok(distance(whole, early) > 1e-2, 'they differ');
+    // Next to nothing is learned: what is made is what it was made from.
+    const again = await done(
+      (
+        await create({
+          ...{ model: named, training_file },
+          hyperparameters: { n_epochs: 1, batch_size: 64, learning_rate_multiplier: 1e-6 },
+        })
+      ).id,
+    );
+    assert.equal(again.status, 'succeeded', JSON.stringify(again.error));
+    assert.match(again.fine_tuned_model!, /^ft:tiny::\w{8}$/);
+    assert.ok(distance(await scores(again.fine_tuned_model!), early) < 1e-3);
+
+    assert.equal((await client.models.delete(named)).deleted, true);
+    await assert.rejects(scores(named), OpenAI.NotFoundError);
+    await client.models.delete(last.fine_tuned_model_checkpoint);
+    assert.deepEqual(await scores(tuned.fine_tuned_model!), whole, 'the model stays');
+    const left = (await all(client.fineTuning.jobs.checkpoints.list(tuned.id))).map((c) => c.id);
+    assert.deepEqual(
+      left,
+      checkpoints.slice(1, -1).map((c) => c.id),
+    );
+    assert.ok(distance(await scores(again.fine_tuned_model!), early) < 1e-3, 'what was made from it too');
+  });
+
   test('an encoder reads what the system says', async () => {
     const lines = Array.from({ length: 30 }, (_, k) =>
       JSON.stringify({

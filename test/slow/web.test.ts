@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { Browser, Page } from 'playwright-core';
 import { findChromium, openBrowser, openPage, type Playground, startPlayground } from '../support/playground.ts';
+import { until } from '../support/serve.ts';
 import { createRun, temporaryFolder, tinyConfig, tinyData, trainRun, writeText } from '../support/tiny-data.ts';
 
 const chromium = findChromium();
@@ -83,11 +84,59 @@ describe('playground', { skip: chromium ? false : 'no Chromium in PATH (apt-get 
     assert.match(await answer(page).locator('[data-test=stats]').innerText(), /tokens\/s · first after .*stopped/);
     const stopped = await tokens(page).count();
     assert.ok(stopped < 2900, `${stopped} tokens`);
+    // Spaces, most of them: they take lines as words do.
+    const [column, last] = [await answer(page).boundingBox(), await tokens(page).last().boundingBox()];
+    assert.ok(last!.x + last!.width <= column!.x + column!.width + 1);
     await page.waitForTimeout(200);
     assert.equal(await tokens(page).count(), stopped);
     // The server has let go of it too.
-    const last = site.requests.filter((q) => q.path === '/v1/chat/completions').at(-1)!;
-    assert.deepEqual([last.status, last.completionTokens! < 2900], [499, true]);
+    const request = site.requests.filter((q) => q.path === '/v1/chat/completions').at(-1)!;
+    assert.deepEqual([request.status, request.completionTokens! < 2900], [499, true]);
+    assert.deepEqual(errors, []);
+    await page.context().close();
+  });
+
+  test('the end of a long text stays in sight, unless its reader scrolls away', async () => {
+    const { page, errors } = await openPage(browser, site.url, { viewport: { width: 700, height: 500 } });
+    const top = async (): Promise<number> => (await page.evaluate('scrollY')) as number;
+    // In one go: while a text is written, its last token is soon another one.
+    const shown = async (what: string): Promise<boolean> =>
+      (await page.evaluate(`(() => {
+        const { top, bottom } = [...document.querySelectorAll('${what}')].at(-1).getBoundingClientRect();
+        return top >= 0 && bottom <= innerHeight;
+      })()`)) as boolean;
+    const taller = (than: number) =>
+      until(
+        'the text is long',
+        async () => Number(await page.evaluate('document.documentElement.scrollHeight')) > than,
+        20,
+      );
+    await page.getByRole('button', { name: 'Settings', exact: true }).click();
+    await most(page, 800);
+    await page.getByLabel('Seed').fill('7');
+    await page.getByRole('button', { name: 'Close', exact: true }).click();
+    await ask(page, 'the small river');
+    await taller(600);
+    assert.ok((await top()) > 0, 'while it is written');
+    assert.ok(await shown('[data-test=answer] .t'));
+    await done(page);
+    assert.ok(await shown('[data-test=stats]'), 'with what stands below it');
+    await ask(page, 'the small river');
+    await tokens(page).nth(100).waitFor();
+    await page.evaluate('scrollTo(0, 10)');
+    await tokens(page).nth(300).waitFor();
+    assert.equal(await top(), 10, 'somebody reads');
+    await done(page);
+    assert.equal(await top(), 10);
+
+    await page.getByRole('button', { name: 'Complete', exact: true }).click();
+    await page.getByLabel('Text to go on from').fill('the small river');
+    await page.keyboard.press('Control+Enter');
+    await taller(600);
+    assert.ok((await top()) > 0);
+    assert.ok(await shown('[data-test=made] .t'));
+    await page.evaluate('scrollTo(0, 0)');
+    assert.ok(await shown('.bar button'), 'what stops it and goes on is at hand');
     assert.deepEqual(errors, []);
     await page.context().close();
   });
@@ -244,6 +293,11 @@ describe('playground', { skip: chromium ? false : 'no Chromium in PATH (apt-get 
     const alert = page.getByRole('alert');
     await alert.waitFor();
     assert.match(await alert.innerText(), /overloaded.*The model is busy: try again in a moment\./s);
+    // What was not answered is no part of the conversation.
+    const next = page.waitForRequest('**/v1/chat/completions');
+    await ask(page, 'the large garden');
+    const { messages } = (await next).postDataJSON() as { messages: object[] };
+    assert.deepEqual(messages, [{ role: 'user', content: 'the large garden' }]);
     await page.getByRole('combobox', { name: 'Run' }).selectOption('gone');
     await page.getByRole('button', { name: 'New conversation' }).click();
     await ask(page, 'the small river');

@@ -25,6 +25,7 @@ export async function runServe(output: Output, runs: readonly string[], flags: S
     requestsPerMinute: flags.requestsPerMinute,
     tokensPerMinute: flags.tokensPerMinute,
     maxBody: flags.maxBody,
+    stallTimeout: flags.stallTimeout,
     cors: flags.cors ?? [],
     lookup: flags.lookup ?? false,
     sequences: flags.sequences,

@@ -20,6 +20,7 @@ export interface ServeFlags extends OutputFlags {
   queue: number;
   cacheBytes?: number;
   maxBody: number;
+  stallTimeout: number;
 }
 
 /** Bytes, with K, M or G for powers of 1024. */
@@ -59,6 +60,12 @@ export function serveCommand(): Command {
     .option('--queue <n>', 'texts that may wait, a model; more are turned away', count('--queue'), 1024)
     .option('--cache-bytes <n>', 'bytes for the cache of a model (512M, 2G)', bytes('--cache-bytes'))
     .option('--max-body <n>', 'bytes of a request or an uploaded file', bytes('--max-body'), 64 << 20)
+    .option(
+      '--stall-timeout <seconds>',
+      'how long a client may take nothing of its answer; 0: as long as it likes',
+      number('--stall-timeout', (n) => n >= 0 && n <= 86_400),
+      300,
+    )
     .addHelpText(
       'after',
       '\nExamples:\n  ansatz serve runs/quickstart\n  ansatz serve small=runs/quickstart runs/other --port 9000 --lookup\n  ansatz serve --new-key laptop --keys keys.json\n  ansatz serve runs/quickstart --host 0.0.0.0 --keys keys.json',

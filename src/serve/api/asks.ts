@@ -86,7 +86,8 @@ export function turnsOf(messages: readonly Message[]): Turn[] {
 /** Room for an answer: what was asked for, or what the context leaves. */
 function roomFor(model: ServedModel, prompt: readonly number[], wanted: number | undefined, param: string): number {
   const left = model.context - prompt.length;
-  if (left < 1)
+  // A prompt that nothing is written after may fill it.
+  if (left < (wanted === 0 ? 0 : 1))
     throw badRequest(
       `This model's maximum context length is ${model.context} tokens, your prompt has ${prompt.length}.`,
       param,
@@ -229,7 +230,7 @@ export function completionAsk(model: ServedModel, r: CompletionRequest, prompt: 
     ahead: (put.visible ?? -1) + 1,
     maxTokens: roomFor(model, put.decoder, r.max_tokens ?? 16, 'prompt'),
     sampling: { ...samplingOf(r, model, r.logprobs), never: put.never ?? [] },
-    stop: [tokenizer.eot, ...put.stop],
+    stop: [tokenizer.eot, ...model.ends, ...put.stop],
     stopStrings: stopsOf(r.stop),
     drafter: drafterFor(model),
   };

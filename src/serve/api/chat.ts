@@ -39,7 +39,7 @@ export async function chatCompletions(c: Ctx, registry: Registry, limits: Limite
       }),
       usage: choices.tally.usage(),
     };
-    return c.json(body, 200, choices.headers);
+    return c.json(body);
   } finally {
     choices.close();
   }

@@ -27,7 +27,6 @@ export type ChoiceEvent = { readonly index: number } & (
 export class Choices {
   readonly lease: Lease;
   readonly tally: Tally;
-  readonly headers: Record<string, string>;
   private readonly control = new AbortController();
   private readonly gone: AbortSignal;
   private readonly forward = (): void => this.control.abort();
@@ -42,8 +41,7 @@ export class Choices {
       (n, p) => n + p.prompt.length + (p.encoder?.length ?? 0) + p.maxTokens * wanted.each,
       0,
     );
-    const { headers, settle } = reserveTokens(c, most);
-    [this.headers, this.settle] = [headers, settle];
+    this.settle = reserveTokens(c, most);
     this.gone = c.get('gone');
     // Every choice listens.
     setMaxListeners(0, this.control.signal);

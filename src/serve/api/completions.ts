@@ -97,7 +97,7 @@ export async function completions(c: Ctx, registry: Registry, limits: Limited): 
       const all = logprobs([...echo.tokens, ...tokens]);
       return { text: echo.text + text, index, logprobs: all, finish_reason: reason };
     });
-    return c.json({ ...common, choices: list, usage: choices.tally.usage() }, 200, choices.headers);
+    return c.json({ ...common, choices: list, usage: choices.tally.usage() });
   } finally {
     choices.close();
   }

@@ -36,7 +36,7 @@ export async function embeddings(c: Ctx, registry: Registry, limits: Limited): P
       return ids;
     });
     const tokens = texts.reduce((n, ids) => n + ids.length, 0);
-    const { headers, settle } = reserveTokens(c, tokens);
+    const settle = reserveTokens(c, tokens);
     const data: object[] = [];
     let done = 0;
     try {
@@ -53,7 +53,7 @@ export async function embeddings(c: Ctx, registry: Registry, limits: Limited): P
       c.get('meter').promptTokens = done;
     }
     const usage = { prompt_tokens: tokens, total_tokens: tokens };
-    return c.json({ object: 'list', data, model: r.model, usage }, 200, headers);
+    return c.json({ object: 'list', data, model: r.model, usage });
   } finally {
     lease.release();
   }

@@ -13,7 +13,12 @@ const sampling = {
   temperature: maybe(z.number().min(0).max(2)),
   top_p: maybe(z.number().min(0).max(1)),
   n: maybe(whole.min(1).max(128)),
-  stop: maybe(z.union([z.string().max(1024), z.array(z.string().max(1024)).max(4)])),
+  stop: maybe(
+    z.union(
+      [z.string().max(1024), z.array(z.string().max(1024)).max(4)],
+      'must be a text of at most 1024 characters, or at most 4',
+    ),
+  ),
   presence_penalty: maybe(z.number().min(-2).max(2)),
   frequency_penalty: maybe(z.number().min(-2).max(2)),
   logit_bias: maybe(z.record(z.string().regex(/^\d+$/, 'keys must be token ids'), z.number().min(-100).max(100))),
@@ -105,10 +110,11 @@ export const chatSchema = z.object({
 export type ChatRequest = z.output<typeof chatSchema>;
 
 const ids = z.array(whole.min(0)).min(1);
+const texts = 'must be a text, token ids, or a list of 1 to 2048 of either';
 
 export const completionSchema = z.object({
   ...sampling,
-  prompt: maybe(z.union([z.string(), z.array(z.string()).min(1), ids, z.array(ids).min(1)])),
+  prompt: maybe(z.union([z.string(), z.array(z.string()).min(1), ids, z.array(ids).min(1)], texts)),
   max_tokens: maybe(whole.min(0)),
   logprobs: maybe(whole.min(0).max(5)),
   echo: maybe(z.boolean()),
@@ -119,7 +125,7 @@ export type CompletionRequest = z.output<typeof completionSchema>;
 
 export const embeddingSchema = z.object({
   model: name,
-  input: z.union([z.string(), z.array(z.string()).min(1).max(2048), ids, z.array(ids).min(1).max(2048)]),
+  input: z.union([z.string(), z.array(z.string()).min(1).max(2048), ids, z.array(ids).min(1).max(2048)], texts),
   encoding_format: maybe(z.enum(['float', 'base64'])),
   dimensions: maybe(whole.min(1)),
 });

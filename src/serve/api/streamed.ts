@@ -16,8 +16,7 @@ export async function streamed(
   let out: EventStream | undefined;
   const open = async (): Promise<EventStream> => {
     if (out) return out;
-    const headers = { ...Object.fromEntries(c.res.headers), ...choices.headers };
-    out = new EventStream(c.env.outgoing, headers);
+    out = new EventStream(c.env.outgoing, Object.fromEntries(c.res.headers));
     await begin(out);
     return out;
   };

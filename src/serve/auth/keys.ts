@@ -17,7 +17,7 @@ const recordSchema = z.strictObject({
   scopes: z.array(z.enum(SCOPES)).optional(),
   /** Names of models that it may use; a name that ends with * stands for all that begin so. All when absent. */
   models: z.array(z.string().min(1)).optional(),
-  requestsPerMinute: z.number().positive().optional(),
+  requestsPerMinute: z.number().min(1).optional(),
   tokensPerMinute: z.number().positive().optional(),
 });
 export type KeyRecord = z.output<typeof recordSchema>;
@@ -29,6 +29,10 @@ export class Keys {
   private readonly records: readonly { readonly record: KeyRecord; readonly hash: Buffer }[];
 
   constructor(records: readonly KeyRecord[]) {
+    const names = records.map((r) => r.name);
+    const twin = names.find((name, k) => names.indexOf(name) < k);
+    // Rates and logs go by the name.
+    if (twin !== undefined) throw new AnsatzError(`two keys are called ${twin}`, { hint: 'give one another name' });
     this.records = records.map((record) => ({ record, hash: Buffer.from(record.sha256, 'hex') }));
   }
 

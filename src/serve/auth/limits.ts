@@ -39,9 +39,9 @@ export class Bucket {
 
 /** A duration as OpenAI's headers have it: 12ms, 1s, 6m0s. */
 export function duration(ms: number): string {
-  if (ms < 1000) return `${Math.ceil(ms)}ms`;
-  const s = ms / 1000;
-  return s < 60 ? `${Math.ceil(s)}s` : `${Math.floor(s / 60)}m${Math.ceil(s % 60)}s`;
+  if (ms <= 999) return `${Math.ceil(ms)}ms`;
+  const s = Math.ceil(ms / 1000);
+  return s < 60 ? `${s}s` : `${Math.floor(s / 60)}m${s % 60}s`;
 }
 
 export interface Rates {
@@ -100,7 +100,7 @@ function limited(what: string, { limit }: Bucket, amount: number, wait: number):
   return new ApiError(
     429,
     never
-      ? `Request too large: it may take ${amount} ${what}, the limit is ${limit} a minute.`
+      ? `Request too large: it may take ${amount} ${what}, the limit is ${limit} a minute.${what === 'tokens' ? ' Ask for fewer (max_tokens).' : ''}`
       : `Rate limit reached: ${limit} ${what} a minute. Try again in ${duration(ms)}.`,
     {
       code: 'rate_limit_exceeded',

@@ -15,6 +15,11 @@ export const tooLarge = (limit: number): ApiError =>
 
 /** Bytes of a body, no more than `limit`. */
 export async function readBody(request: Request, limit: number): Promise<Buffer> {
+  const encoding = request.headers.get('content-encoding') ?? 'identity';
+  if (encoding.toLowerCase() !== 'identity')
+    throw new ApiError(415, `Bodies are taken as they are, not as '${encoding.slice(0, 40)}' (Content-Encoding).`, {
+      code: 'unsupported_encoding',
+    });
   const declared = Number(request.headers.get('content-length') ?? 0);
   if (declared > limit) throw tooLarge(limit);
   if (!request.body) return Buffer.alloc(0);

@@ -39,11 +39,12 @@ export async function leaseModel(c: Ctx, registry: Registry, name: string): Prom
   return lease;
 }
 
-/** Takes tokens out of the key's bucket; `settle` gives back what was not used. */
-export function reserveTokens(c: Ctx, most: number): { headers: Record<string, string>; settle(used: number): void } {
+/** Takes tokens out of the key's bucket, and says in the answer what is left; the result gives back what was not used. */
+export function reserveTokens(c: Ctx, most: number): (used: number) => void {
   const rates = c.get('rates');
   const settle = admitTokens(rates, most);
-  return { headers: rateHeaders(rates), settle };
+  for (const [name, value] of Object.entries(rateHeaders(rates))) c.header(name, value);
+  return settle;
 }
 
 /** What is answered to a request that was cut off: nothing when its client has gone, an error when the server closes. */

@@ -52,8 +52,12 @@ export function keyGuard(keys: Keys, limits: Limits): MiddlewareHandler<Env> {
     }
     const rates = limits.of(c.get('key'));
     c.set('rates', rates);
-    admitRequest(rates);
-    for (const [name, value] of Object.entries(rateHeaders(rates))) c.header(name, value);
+    try {
+      admitRequest(rates);
+    } finally {
+      // Those that are turned away are told too.
+      for (const [name, value] of Object.entries(rateHeaders(rates))) c.header(name, value);
+    }
     await next();
   };
 }

@@ -57,7 +57,7 @@ export class Observer {
     [this.registry, this.log] = [registry, log];
     this.metrics.read('ansatz_requests_active', 'Requests being answered.', () => [[{}, this.active]]);
     this.metrics.read('ansatz_resident_bytes', 'Memory of the process.', () => [[{}, process.memoryUsage.rss()]]);
-    this.metrics.read('ansatz_uptime_seconds', 'Since the process began.', () => [[{}, process.uptime()]], 'counter');
+    this.metrics.read('ansatz_uptime_seconds', 'Since the process began.', () => [[{}, process.uptime()]]);
     type Stats = ReturnType<ServedModel['decoding']['stats']>;
     const ofModels = (
       name: string,

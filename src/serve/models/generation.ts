@@ -48,11 +48,11 @@ export interface Watcher {
   token(): void;
 }
 
-/** The sampler as the engine sees it; remembers whether the text ended with a token of its own. */
+/** The sampler as the engine sees it; remembers the token that ended the text. */
 class EndingPicker implements Picker {
   private readonly sampler: Sampler;
   private readonly stop: readonly number[];
-  ended = 0;
+  ending: Pick | null = null;
 
   constructor(sampler: Sampler, stop: readonly number[]) {
     [this.sampler, this.stop] = [sampler, stop];
@@ -79,7 +79,7 @@ class EndingPicker implements Picker {
   }
 
   private note(pick: Pick | null): Pick | null {
-    if (pick && this.stop.includes(pick.token)) this.ended = 1;
+    if (pick && this.stop.includes(pick.token)) this.ending = pick;
     return pick;
   }
 }
@@ -122,6 +122,8 @@ export async function* generate(
       if (text !== '' || tokens.length > 0) yield { text, tokens };
     }
     const end = step.value;
+    // Programs that score texts count on one entry for every token that was made.
+    if (ask.scorePrompt && picker.ending) log.push(picker.ending);
     const rest = log.end(end.stopString !== null);
     if (rest.length > 0) yield { text: '', tokens: rest };
     if (mask && !mask.complete && end.reason === 'stop' && end.stopString === null)
@@ -130,7 +132,7 @@ export async function* generate(
       reason: end.reason,
       promptTokens: end.promptTokens + (ask.encoder?.length ?? 0),
       cachedTokens: end.cachedTokens,
-      completionTokens: Math.max(seen, end.tokens) + picker.ended,
+      completionTokens: Math.max(seen, end.tokens) + (picker.ending ? 1 : 0),
       accepted: end.accepted,
       rejected: end.drafted - end.accepted,
     };

@@ -60,6 +60,11 @@ export class Registry {
     return this.own.get(name)?.opened.run.path ?? this.tuned.get(name)?.path;
   }
 
+  /** The checkpoint that a model stands for; undefined: the newest of its run. */
+  stepOf(name: string): number | undefined {
+    return this.tuned.get(name)?.step;
+  }
+
   /** Models that are open now. */
   async open(): Promise<ServedModel[]> {
     const tuned = [...this.tuned.values()].flatMap((t) => (t.opened ? [t.opened.catch(() => null)] : []));

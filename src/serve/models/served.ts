@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { AnsatzError } from '../../backend/errors.ts';
 import type { Tokenizer } from '../../data/tokenizer/index.ts';
 import type { OpenDecoding } from '../../infer/decoding.ts';
+import { chatFiles } from '../../infer/formats/chat-files.ts';
 import type { OpenRun } from '../../infer/load.ts';
 import type { Vocabulary } from '../../objectives/index.ts';
 import { vocabularyOf } from '../../train/objective.ts';
@@ -56,6 +57,8 @@ export class ServedModel {
   readonly fingerprint: string;
   /** Ids that are never picked: the model has them, the tokenizer does not. */
   readonly unused: readonly number[];
+  /** What ends a text besides the tokenizer's own token, as the files that came with the model say. */
+  readonly ends: readonly number[];
   readonly grammars: Grammars;
   private readonly machinery: Machinery;
   private embedder: Embedder | null = null;
@@ -67,7 +70,8 @@ export class ServedModel {
     this.tokenizer = tokenizer;
     this.vocabulary = vocabularyOf(tokenizer);
     this.template = chatTemplate(tokenizer, run.path);
-    this.grammars = new Grammars(tokenizer, model.spec.vocab, this.template.stop);
+    this.ends = chatFiles(run.path).ends.filter((id) => id < tokenizer.vocabSize && id !== tokenizer.eot);
+    this.grammars = new Grammars(tokenizer, model.spec.vocab, [...new Set([...this.template.stop, ...this.ends])]);
     this.unused = Array.from({ length: model.spec.vocab - tokenizer.vocabSize }, (_, k) => tokenizer.vocabSize + k);
     this.fingerprint = `fp_${createHash('sha256').update(`${run.hash}:${checkpoint.step}`).digest('hex').slice(0, 10)}`;
   }

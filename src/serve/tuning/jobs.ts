@@ -4,11 +4,11 @@
  * killed process leaves behind is taken up from the run's last checkpoint.
  */
 import { type ChildProcess, fork } from 'node:child_process';
-import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { appendFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { mkdir, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { listCheckpoints } from '../../train/run/checkpoint.ts';
+import { checkpointPath, listCheckpoints } from '../../train/run/checkpoint.ts';
 import type { RunEvent } from '../../train/run/events.ts';
 import { replaceFile } from '../../train/run/files.ts';
 import { RunFolder } from '../../train/run/folder.ts';
@@ -16,6 +16,7 @@ import type { FileStore } from '../files/store.ts';
 import { ApiError } from '../http/errors.ts';
 import { newId, seconds } from '../http/ids.ts';
 import type { Registry } from '../models/registry.ts';
+import { copyAt, isEarlier } from './base.ts';
 import {
   checkpointName,
   ended,
@@ -56,6 +57,8 @@ export class TuningJobs {
     [this.folder, this.files, this.registry, this.unforeseen] = [folder, files, registry, unforeseen];
     mkdirSync(folder, { recursive: true });
     const found = readdirSync(folder).flatMap((name) => {
+      // What was being written when a server was killed.
+      if (name.startsWith('.ftjob-')) rmSync(join(folder, name), { recursive: true, force: true });
       const path = join(folder, name, 'job.json');
       if (!ID.test(name) || !existsSync(path)) return [];
       try {
@@ -95,8 +98,8 @@ export class TuningJobs {
 
   async create(r: JobRequest): Promise<Job> {
     const info = this.registry.info(r.model);
-    const base = this.registry.pathOf(r.model);
-    if (!info || base === undefined)
+    const path = this.registry.pathOf(r.model);
+    if (!info || path === undefined)
       throw new ApiError(400, `The model '${r.model}' cannot be fine-tuned: there is none.`, {
         param: 'model',
         code: 'model_not_found',
@@ -114,6 +117,9 @@ export class TuningJobs {
     const id = newId('ftjob-');
     // A model that was adapted before keeps its first name.
     const root = r.model.startsWith('ft:') ? r.model.split(':')[1] : r.model;
+    const step = this.registry.stepOf(r.model);
+    const earlier = isEarlier(path, step);
+    const base = earlier ? join(this.pathOf(id), 'base') : path;
     const spec: JobSpec = {
       ...{ id, base, name: `ft-${id.slice(6, 14)}`, validation: validation !== null, adapter: asked.adapter ?? null },
       seed: r.seed ?? Math.floor(Math.random() * 2 ** 31),
@@ -133,6 +139,7 @@ export class TuningJobs {
     const draft = join(this.folder, `.${id}`);
     await mkdir(draft);
     // The job keeps its own copies: files may be deleted while it waits.
+    if (earlier) await copyAt(path, step, join(draft, 'base'));
     await writeFile(join(draft, 'training.jsonl'), training);
     if (validation) await writeFile(join(draft, 'validation.jsonl'), validation);
     await writeFile(join(draft, 'spec.json'), JSON.stringify(spec));
@@ -175,19 +182,30 @@ export class TuningJobs {
     return job;
   }
 
-  /** Forgets a model that a job made, and frees its place on the disk. */
+  /** Forgets a model that a job made, with its checkpoints, or one of these; and frees its place on the disk. */
   async deleteModel(name: string): Promise<void> {
-    const job = this.list().find(
-      (j) => j.tuned === name || j.checkpoints.some((c) => checkpointName(j, c.step) === name),
-    );
-    if (!job) return void (await this.registry.remove(name));
+    const job = this.list().find((j) => j.tuned === name);
+    if (!job) return this.deleteCheckpoint(name);
     const names = [job.tuned, ...job.checkpoints.map((c) => checkpointName(job, c.step))];
     for (const one of names) await this.registry.remove(one);
     job.deleted = true;
     job.checkpoints = [];
     await this.save(job);
-    for (const part of ['run', 'data'])
+    for (const part of ['run', 'data', 'base'])
       await rm(join(this.pathOf(job.spec.id), part), { recursive: true, force: true });
+  }
+
+  private async deleteCheckpoint(name: string): Promise<void> {
+    await this.registry.remove(name);
+    for (const job of this.jobs.values()) {
+      const gone = job.checkpoints.find((c) => checkpointName(job, c.step) === name);
+      if (!gone) continue;
+      job.checkpoints = job.checkpoints.filter((c) => c !== gone);
+      await this.save(job);
+      const run = RunFolder.open(join(this.pathOf(job.spec.id), 'run'));
+      // The newest is the model itself.
+      if (isEarlier(run.path, gone.step)) await rm(checkpointPath(run, gone.step), { recursive: true, force: true });
+    }
   }
 
   /** Asks the job that is training to save and stop, and waits for it. */

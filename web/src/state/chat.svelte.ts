@@ -33,6 +33,8 @@ export class Chat {
     const system = this.settings.system.trim();
     const list: Message[] = system ? [{ role: 'system', content: system }] : [];
     for (const t of this.turns) {
+      // Questions that no answer came to are no part of what was said.
+      if (t.id !== turn.id && t.answer.error && t.answer.text === '') continue;
       list.push({ role: 'user', content: t.question });
       if (t.id === turn.id) break;
       list.push({ role: 'assistant', content: t.answer.text });
