@@ -195,7 +195,7 @@ export function readManifest(folder: string, name: string): Manifest {
     throw new AnsatzError(
       `cannot open the token data ${path}: ${missing ? 'no such file' : (error as Error).message}`,
       {
-        hint: 'tokenise the text first',
+        hint: 'name prepared data (--data FOLDER), or make it: ansatz prepare TEXT --out FOLDER',
         cause: error,
       },
     );

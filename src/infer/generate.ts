@@ -8,13 +8,21 @@ import type { Objective, Vocabulary } from '../objectives/index.ts';
 import type { Compute } from '../tensor/index.ts';
 import { vocabularyOf } from '../train/objective.ts';
 import { type DecodingOptions, type OpenDecoding, openDecoding } from './decoding.ts';
-import { type PromptText, putPrompt } from './prompt.ts';
+import { Automaton, Grammar, type JsonSchema, schemaGrammar, TokenTable } from './grammar/index.ts';
+import { type PromptText, putPrompt, unusedOf } from './prompt.ts';
 import { Sampler, type SamplingOptions } from './sampling/index.ts';
 import { complete } from './text/completion.ts';
+import { StopStrings } from './text/stops.ts';
 
 export interface GenerateOptions extends SamplingOptions, PromptText {
   maxTokens?: number;
   seed?: number;
+  /** Tokens that end the text, beside the end of texts. */
+  ends?: readonly number[];
+  /** Texts that end it; they are not part of it. */
+  stop?: readonly string[];
+  /** What is written is JSON that is valid under this schema, or an error. */
+  schema?: JsonSchema;
   signal?: AbortSignal;
 }
 
@@ -24,6 +32,8 @@ export class Generator {
   private readonly objective: Objective | undefined;
   private readonly vocabulary: Vocabulary;
   private readonly decoding: OpenDecoding;
+  private readonly vocab: number;
+  private table: TokenTable | null = null;
 
   /** `objective`: what the model was trained with; it says how a prompt is put. */
   constructor(
@@ -39,18 +49,26 @@ export class Generator {
     this.objective = objective;
     this.vocabulary = vocabularyOf(tokenizer);
     this.window = model.spec.context;
+    this.vocab = model.spec.vocab;
     const ahead = objective?.shape.visible ?? false;
     this.decoding = openDecoding(device, model, params, { compute, ahead, sequences: 1, ...options });
   }
 
-  /** Pieces of text that continue a prompt, as they come. Ends at the end-of-text token or after maxTokens. */
+  /**
+   * Pieces of text that continue a prompt, as they come. Ends at the end-of-text token or after maxTokens.
+   * @throws AnsatzError when an option is out of range, a schema cannot be promised, or its text is not whole.
+   */
   async *stream(prompt: string, options: GenerateOptions = {}): AsyncGenerator<string> {
     const { maxTokens = 100, seed = 0, signal } = options;
     const { tokenizer, vocabulary, window, objective } = this;
     const put = putPrompt(tokenizer, vocabulary, objective, window, prompt, options);
-    const { encoder, visible = -1, stop, never } = put;
+    const { encoder, visible = -1 } = put;
+    const never = [...(put.never ?? []), ...(options.never ?? []), ...unusedOf(tokenizer, this.vocab)];
+    const ends = [tokenizer.eot, ...put.stop, ...(options.ends ?? [])];
+    const stops = new StopStrings(options.stop ?? []);
+    const mask = options.schema === undefined ? null : this.grammar(options.schema, ends).begin();
     if (put.decoder.some((id) => id < 0)) throw new AnsatzError('the prompt does not encode');
-    const picker = new Sampler({ ...options, seed, never }, put.decoder);
+    const picker = new Sampler({ ...options, seed, never, mask }, put.decoder);
     let left = maxTokens;
     let tokens = put.decoder;
     // A text that outgrows the context goes on from its end, with room for what is wanted, or for half a context.
@@ -63,7 +81,7 @@ export class Generator {
         encoder: encoder ? [...encoder] : undefined,
         maxTokens: left,
         picker: { pick: (logits) => picker.pick(logits) },
-        stop: [tokenizer.eot, ...stop],
+        stop: ends,
         ahead: Math.max(0, ahead - cut),
         signal,
       });
@@ -71,10 +89,24 @@ export class Generator {
       for (; !next.done; next = await pieces.next()) {
         tokens = [...tokens, ...next.value.picks.map((p) => p.token)];
         left -= next.value.picks.length;
-        if (next.value.text) yield next.value.text;
+        const text = stops.push(next.value.text);
+        if (text) yield text;
+        if (stops.found !== null) break;
       }
-      if (next.value.reason !== 'length') return;
+      if (!next.done) await pieces.return(next.value as never);
+      if (!next.done || next.value.reason !== 'length') break;
     }
+    const rest = stops.end();
+    if (rest) yield rest;
+    if (mask && !mask.complete && !signal?.aborted)
+      throw new AnsatzError(`the JSON was not complete after ${maxTokens - left} tokens`, {
+        hint: left > 0 ? 'use no --stop that its texts may have' : `raise --max-tokens above ${maxTokens}`,
+      });
+  }
+
+  private grammar(schema: JsonSchema, ends: readonly number[]): Grammar {
+    this.table ??= new TokenTable(this.tokenizer, { vocab: this.vocab, ends });
+    return new Grammar(new Automaton(schemaGrammar(schema)), this.table);
   }
 
   async complete(prompt: string, options: GenerateOptions = {}): Promise<string> {

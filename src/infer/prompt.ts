@@ -46,6 +46,10 @@ export function putTokens(
   return { ...made, decoder: [...made.decoder] };
 }
 
+/** Ids that a model has and its tokenizer does not: rows that round a vocabulary up. They stand for nothing. */
+export const unusedOf = ({ vocabSize }: Tokenizer, vocab: number): number[] =>
+  Array.from({ length: Math.max(0, vocab - vocabSize) }, (_, k) => vocabSize + k);
+
 /** What stands before a text: what the tokenizer itself puts there (models of others), or what ends the document before. */
 export function startOf({ template, eot }: Tokenizer): readonly number[] {
   return template.before.length > 0 ? template.before : [eot];

@@ -141,6 +141,39 @@ describe('text', () => {
     assert.equal(piece, best === eot() ? '' : tokenizer.decode([best]));
   });
 
+  test('stop strings and tokens end it, wherever a text outgrows the context', async () => {
+    const options = { maxTokens: 60, temperature: 0.9, seed: 5 };
+    const whole = await generator.complete('const ', options);
+    const tail = whole.slice(-12);
+    const cut = await generator.complete('const ', { ...options, stop: ['never comes', tail] });
+    assert.equal(cut, whole.slice(0, whole.indexOf(tail)));
+    assert.equal(
+      await generator.complete('const ', { ...options, stop: [`${tail}?`] }),
+      whole,
+      'what only began is let out',
+    );
+    const { tokenizer } = data.prepared;
+    const logits = await window.next([eot(), ...tokenizer.encode('  /**\n')]);
+    const best = logits.indexOf(logits.reduce((x, y) => Math.max(x, y)));
+    assert.equal(await generator.complete('  /**\n', { temperature: 0, ends: [best] }), '');
+  });
+
+  test('JSON under a schema, or an error', async () => {
+    const schema = {
+      ...{ type: 'object', required: ['a', 'b'], additionalProperties: false },
+      properties: { a: { type: 'integer', minimum: 3, maximum: 12 }, b: { enum: ['x', null] } },
+    };
+    for (let seed = 0; seed < 5; seed++) {
+      const made = JSON.parse(await generator.complete('const a = ', { maxTokens: 400, temperature: 1, seed, schema }));
+      assert.ok(made.a >= 3 && made.a <= 12 && (made.b === 'x' || made.b === null), JSON.stringify(made));
+    }
+    await assert.rejects(
+      generator.complete('const ', { maxTokens: 2, schema }),
+      /JSON was not complete after 2 tokens/,
+    );
+    await assert.rejects(generator.complete('const ', { schema: { not: {} } }), /'not' is not supported/);
+  });
+
   test('stops when it is asked to', async () => {
     const stop = new AbortController();
     let pieces = 0;

@@ -1,10 +1,11 @@
 // Hugging Face folders: what is written computes what the run computes, by an independent float64 reader; what is read
 // is bit for bit what was written.
 import assert from 'node:assert/strict';
-import { cpSync, readdirSync } from 'node:fs';
+import { cpSync, readdirSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { before, describe, test } from 'node:test';
 import { Tokenizer } from '../../src/data/tokenizer/index.ts';
+import { chatFiles } from '../../src/infer/formats/chat-files.ts';
 import { importHuggingFace } from '../../src/infer/formats/import.ts';
 import type { ModelSpecInput } from '../../src/model/spec.ts';
 import { latestCheckpoint } from '../../src/train/run/checkpoint.ts';
@@ -106,6 +107,14 @@ describe('what ours has and theirs has not goes into the weights', () => {
       const back = apart(await runLogits(await imported(hf), ids), ours);
       assert.ok(back < 1e-4, `read again: ${back}`);
     });
+});
+
+test('rows of the vocabulary that are no tokens are never drawn', async () => {
+  const dense = decoders['grouped heads, own head width, untied'];
+  const run = await madeRun(place(), { ...dense, vocab: tokenizer.vocabSize + 900 } as Spec, { tokenizer });
+  const args = ['--prompt', 'to be', '--temperature', '3', '--top-k', '0', '--max-tokens', '40', '--json'];
+  const shown = resultOf(await ansatz(['generate', run.path, ...args]), 'generate');
+  assert.ok((shown.completion as string).length > 5);
 });
 
 describe('T5', () => {
@@ -239,8 +248,27 @@ describe('folders of others', () => {
     editJson(out, 'tokenizer_config.json', (c) => {
       assert.equal(c.chat_template, '{{ messages }}');
       assert.equal(c.eos_token, '<|endoftext|>');
+      assert.deepEqual(c.model_input_names, ['input_ids', 'attention_mask'], 'generate() takes no token_type_ids');
       return c;
     });
+  });
+
+  test('what ends a text: from generation_config.json, or where it says nothing from config.json', async () => {
+    const folder = copy();
+    const ends = (run: RunFolder): readonly number[] => chatFiles(run.path).ends;
+    editJson(folder, 'config.json', (c) => ({ ...c, eos_token_id: [5, 6, 1 << 20] }));
+    assert.deepEqual(ends(await imported(folder)), [tokenizer.eot]);
+    editJson(folder, 'generation_config.json', () => ({ temperature: 0.6 }));
+    const run = await imported(folder);
+    assert.deepEqual(ends(run), [5, 6]);
+    const out = place();
+    await toHf(run, out);
+    editJson(out, 'generation_config.json', (c) => {
+      assert.deepEqual(c.eos_token_id, [5, 6]);
+      return c;
+    });
+    rmSync(join(folder, 'generation_config.json'));
+    assert.deepEqual(ends(await imported(folder)), [5, 6]);
   });
 
   test('a shorter context', async () => {

@@ -99,6 +99,9 @@ describe('looking inside', () => {
     assert.ok(new Set(experts.map((l) => l.cells.join())).size > 1, 'layers route differently');
     const one = 3 * 16 * 32 * 4;
     assert.ok(seen.bytes.token.every((b) => b === seen.bytes.weights - 2 * 6 * one));
+    const plain = await look({});
+    assert.deepEqual(seen.bytes.cache, plain.seen.bytes.cache);
+    disposeTree(plain.params);
     const within = seen.layers.filter((l) => l.kind === 'units');
     assert.deepEqual(
       within.map((l) => [l.layer, l.count, Math.round(l.active[3])]),

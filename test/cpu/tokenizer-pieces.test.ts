@@ -131,6 +131,28 @@ describe('BPE with byte fallback', () => {
   });
 });
 
+describe('no space before texts (Yi, Gemma)', () => {
+  const json = fallback() as ReturnType<typeof unigram> & { decoder: { decoders: unknown[] } };
+  json.normalizer = { type: 'Replace', pattern: { String: ' ' }, content: '▁' };
+  json.decoder.decoders.pop();
+  const t = Tokenizer.fromJSON({
+    ...json,
+    added_tokens: [
+      ...(json.added_tokens as { content: string }[]).map((a) => ({ ...a, special: a.content !== '</s>' })),
+      control(400, '<eos>'),
+      { ...control(401, '▁▁'), special: false },
+    ],
+  } as never);
+
+  test('a space that begins a text is its own', () => {
+    assert.deepEqual(names(t, t.encode('hi')), ['h', 'i']);
+    for (const text of ['hi', ' hi', '\n h', 'é']) assert.equal(t.decode(t.encode(text)), text);
+    assert.equal(t.decode([401, ...t.encode('hi')]), '  hi', 'added tokens have spaces too');
+  });
+
+  test('a control token ends texts before markup of that name does', () => assert.equal(t.eot, 400));
+});
+
 describe('files that are refused', () => {
   const cases: [string, (json: ReturnType<typeof unigram>) => void, RegExp][] = [
     ['no pieces', (j) => void (j.model.vocab = []), /not a list of pieces/],

@@ -120,6 +120,65 @@ describe('what the grammar accepts', () => {
     assert.ok(!accepts({ type: 'integer' }, '-0') && !accepts({ type: 'integer' }, '01'));
   });
 
+  test('numbers of a range, whatever their digits', () => {
+    const ends: [number | null, number | null][] = [
+      ...[
+        [0, 1],
+        [0.25, 0.75],
+        [-0.5, 0.05],
+        [-2.5, -1.25],
+        [3, 3],
+        [0.125, 0.1251],
+        [19.9, 100.01],
+      ],
+      ...[
+        [null, 0.3],
+        [7.5, null],
+        [null, -2],
+        [-0.001, null],
+      ],
+    ] as [number | null, number | null][];
+    const values = ends
+      .flat()
+      .flatMap((x) => (x === null ? [] : [0, 1e-3, 1e-6, 0.5, 1, 10].flatMap((d) => [x - d, x + d])));
+    const texts = new Set(values.flatMap((v) => [0, 1, 3, 6, 8].map((places) => v.toFixed(places))));
+    let inside = 0;
+    for (const [lo, hi] of ends)
+      for (const open of [false, true]) {
+        const [least, most] = open ? ['exclusiveMinimum', 'exclusiveMaximum'] : ['minimum', 'maximum'];
+        const schema = {
+          type: 'number',
+          ...(lo === null ? {} : { [least]: lo }),
+          ...(hi === null ? {} : { [most]: hi }),
+        };
+        if (open && lo === hi) continue;
+        const a = new Automaton(schemaGrammar(schema));
+        const valid = ajv.compile(schema);
+        for (const text of texts) {
+          if (/^-0(\.0*)?$/.test(text)) continue; // written as 0 only
+          let state = a.start;
+          for (const b of Buffer.from(text)) if (state !== DEAD) state = a.step(state, b);
+          const accepted = state !== DEAD && a.accepts(state);
+          assert.equal(accepted, valid(Number(text)), `${text} under ${JSON.stringify(schema)}`);
+          inside += accepted ? 1 : 0;
+        }
+      }
+    assert.ok(inside > 300, `${inside}`);
+  });
+
+  test('what nothing can come of is never begun', () => {
+    const schema = {
+      ...{ type: 'object', additionalProperties: false },
+      properties: { a: false, b: { anyOf: [false, { type: 'null' }] }, c: { type: 'array', items: false } },
+    };
+    assert.ok(accepts(schema, '{"b": null, "c": []}') && accepts(schema, '{}'));
+    const automaton = new Automaton(schemaGrammar(schema));
+    let state = automaton.start;
+    for (const b of Buffer.from('{"')) state = automaton.step(state, b);
+    assert.equal(automaton.step(state, 'a'.charCodeAt(0)), DEAD);
+    assert.notEqual(automaton.step(state, 'b'.charCodeAt(0)), DEAD);
+  });
+
   test('JSON as it may be written', () => {
     const texts = [
       '{"a": [1, 2.5e-3, "x\\u00e9\\ud83d\\ude00"]}',
@@ -203,10 +262,16 @@ test('masks equal trying every token, in every state that a text goes through', 
   assert.ok(automaton.accepts(state) && seen > 1000);
 });
 
+/** Lists in lists. */
+function nested(depth: number): JsonSchema {
+  let schema: JsonSchema = { type: 'null' };
+  for (let k = 1; k < depth; k++) schema = { type: 'array', items: schema };
+  return schema;
+}
+
 describe('what cannot be promised is refused by name', () => {
   for (const [schema, what] of [
     [{ type: 'object', patternProperties: {} }, /patternProperties/],
-    [{ type: 'number', minimum: 3 }, /'minimum' says nothing of type number/],
     [{ type: 'string', format: 'hostname' }, /hostname/],
     [{ type: 'array', uniqueItems: true }, /uniqueItems/],
     [{ not: { type: 'null' } }, /'not'/],
@@ -220,6 +285,23 @@ describe('what cannot be promised is refused by name', () => {
     [{ type: 'integer', minimum: 4, maximum: 3 }, /no integer/],
     [{ type: 'object', properties: { a: { type: 'strin' } } }, /#\/properties\/a/],
     [{ oneOf: [{ type: 'string' }, { type: 'string' }] }, /oneOf/],
+    [{ type: 'string', minimum: 3 }, /'minimum' says nothing of type string/],
+    [{ type: 'number', minimum: 3, exclusiveMaximum: 3 }, /no number lies between 3 and 3/],
+    [{ type: 'number', minimum: 1e-12 }, /too many digits/],
+    // Names that every object has are no names of ours.
+    [{ type: 'toString' }, /type 'toString' is not one of JSON's/],
+    [{ type: 'string', format: 'constructor' }, /format 'constructor'/],
+    [{ $ref: '#/__proto__' }, /leads nowhere/],
+    [{ $ref: '#/%' }, /leads nowhere/],
+    [{ type: 'array', prefixItems: 5, items: false }, /prefixItems must be a list/],
+    // Schemas that nothing is valid under.
+    [{ type: 'string', const: 5 }, /no value of const is of type "string"/],
+    [{ type: 'string', enum: [1, 2] }, /no value of enum is of type "string"/],
+    [{ type: 'integer', minimum: 1e16 }, /no value is valid/],
+    [{ type: 'object', properties: { a: false }, required: ['a'] }, /no value is valid/],
+    [{ type: 'array', items: { $ref: '#' }, minItems: 1 }, /no value is valid/],
+    [nested(101), /more than 100 schemas deep/],
+    [nested(20_000), /more than 100 schemas deep/],
   ] as [JsonSchema, RegExp][])
     test(String(what), () => assert.throws(() => schemaGrammar(schema), what));
 });

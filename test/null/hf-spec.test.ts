@@ -154,6 +154,11 @@ describe('configs', () => {
     assert.equal(spec({ ...mistral, sliding_window: null }).attention.window, 0);
     assert.equal(spec({ ...mistral, sliding_window: 4096 }).attention.window, 0, 'longer than any sequence');
     assert.equal(spec({ ...mistral, max_position_embeddings: 8192 }).attention.window, 4096);
+    const shorter = importedSpec({ ...llama, ...mistral, max_position_embeddings: 8192 }, 'c', {
+      most: 99,
+      context: 4096,
+    });
+    assert.equal(shorter.spec.attention.window, 0, 'longer than any sequence that is wanted');
     const mixtral = spec({ architectures: ['MixtralForCausalLM'], num_local_experts: 4 });
     assert.deepEqual([mixtral.ffn.kind, mixtral.ffn.active, mixtral.positions.theta], ['moe', 2, 1e6]);
     assert.equal(spec({}, 128).context, 128);
@@ -180,6 +185,11 @@ describe('configs', () => {
     ['heads', { num_attention_heads: 5 }, /5 heads do not divide/],
     ['activation', { hidden_act: 'mish' }, /hidden_act is "mish"/],
     ['scaling', { rope_scaling: { rope_type: 'dynamic', factor: 2 } }, /"dynamic" is not known/],
+    [
+      'scaling of another kind',
+      { rope_scaling: { rope_type: 'longrope', short_factor: [1] } },
+      /"longrope" is not known/,
+    ],
     ['scaling without a factor', { rope_scaling: { type: 'linear' } }, /factor is null/],
     [
       'yarn of two minds',

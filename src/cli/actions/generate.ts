@@ -1,5 +1,9 @@
 /** What `ansatz generate` does. */
+import { readFileSync } from 'node:fs';
+import { AnsatzError } from '../../backend/errors.ts';
+import { chatFiles } from '../../infer/formats/chat-files.ts';
 import { Generator } from '../../infer/generate.ts';
+import { type JsonSchema, schemaGrammar } from '../../infer/grammar/index.ts';
 import { chooseCheckpoint as choose, runTokenizer } from '../../infer/load.ts';
 import { parseTrainConfig } from '../../train/config.ts';
 import { objectiveOf } from '../../train/objective.ts';
@@ -15,25 +19,28 @@ export { runTokenizer };
 
 export async function runGenerate(output: Output, path: string, flags: GenerateFlags): Promise<void> {
   const run = RunFolder.open(path);
+  const schema = flags.schema === undefined ? undefined : readSchema(flags.schema);
   const checkpoint = await chooseCheckpoint(output, run, path, flags);
   const config = parseTrainConfig(run.config);
   const tokenizer = runTokenizer(run, config.data.folder, checkpoint);
   const { device, model, params } = await loadModel(config, checkpoint);
   const generator = new Generator(device, model, params, tokenizer, config.precision, objectiveOf(config));
-  const { maxTokens, temperature, topK, topP, seed, context, mode, specials } = flags;
+  const { maxTokens, temperature, topK, topP, minP, seed, context, mode, specials, stop } = flags;
+  const { presencePenalty, frequencyPenalty, repetitionPenalty } = flags;
   const options = {
-    maxTokens,
-    temperature,
-    topK,
-    topP,
-    seed,
+    ...{ maxTokens, temperature, topK, topP, minP, seed },
+    ...{ presencePenalty, frequencyPenalty, repetitionPenalty },
+    ...(stop ? { stop } : {}),
+    ...(schema === undefined ? {} : { schema }),
     ...(context === undefined ? {} : { context }),
     ...(mode ? { mode } : {}),
     ...(specials ? { specials } : {}),
   };
+  // What an imported model ends its texts or answers with.
+  const { ends } = chatFiles(run.path);
   if (output.mode === 'json') {
     const started = performance.now();
-    const completion = await generator.complete(flags.prompt, options);
+    const completion = await generator.complete(flags.prompt, { ...options, ends });
     const ms = performance.now() - started;
     const fields = { run: path, step: checkpoint.step, prompt: flags.prompt, completion, ...options, ms };
     output.result('generate', fields, '');
@@ -42,10 +49,29 @@ export async function runGenerate(output: Output, path: string, flags: GenerateF
     const shown = (text: string): string =>
       output.mode === 'tty' ? printable(text, { unicode: output.unicode }) : text;
     process.stdout.write(output.style.dim(shown(flags.prompt)));
-    for await (const piece of generator.stream(flags.prompt, options)) process.stdout.write(shown(piece));
-    process.stdout.write('\n');
+    try {
+      for await (const piece of generator.stream(flags.prompt, { ...options, ends }))
+        process.stdout.write(shown(piece));
+    } finally {
+      process.stdout.write('\n'); // an error is a line of its own
+    }
   }
   await generator.dispose();
+}
+
+/** A schema that can be promised: said before a model is loaded. */
+function readSchema(path: string): JsonSchema {
+  let schema: JsonSchema;
+  try {
+    schema = JSON.parse(readFileSync(path, 'utf8'));
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException;
+    const why =
+      code === 'ENOENT' ? 'there is no such file' : code ? `cannot be read (${code})` : `is not JSON: ${message}`;
+    throw new AnsatzError(`--schema ${path}: ${why}`, { hint: 'give a .json file with a JSON Schema', cause });
+  }
+  schemaGrammar(schema);
+  return schema;
 }
 
 /** The checkpoint of a step, or the newest that is usable. */

@@ -1,6 +1,6 @@
 /** ansatz generate: text from a trained run. */
 import { Command } from 'commander';
-import { action, number, type OutputFlags } from '../common.ts';
+import { action, number, type OutputFlags, repeated } from '../common.ts';
 
 export interface GenerateFlags extends OutputFlags {
   prompt: string;
@@ -8,6 +8,12 @@ export interface GenerateFlags extends OutputFlags {
   temperature: number;
   topK: number;
   topP: number;
+  minP: number;
+  presencePenalty: number;
+  frequencyPenalty: number;
+  repetitionPenalty: number;
+  stop?: string[];
+  schema?: string;
   seed: number;
   step?: number;
   verify?: boolean;
@@ -44,6 +50,32 @@ export function generateCommand(): Command {
       number('--top-p', (n) => n > 0 && n <= 1),
       1,
     )
+    .option(
+      '--min-p <p>',
+      'choose among tokens at least this share as likely as the likeliest',
+      number('--min-p', (n) => n >= 0 && n <= 1),
+      0,
+    )
+    .option(
+      '--presence-penalty <x>',
+      'taken off the logit of every token that the text has already',
+      number('--presence-penalty', Number.isFinite),
+      0,
+    )
+    .option(
+      '--frequency-penalty <x>',
+      'the same, once for every time',
+      number('--frequency-penalty', Number.isFinite),
+      0,
+    )
+    .option(
+      '--repetition-penalty <x>',
+      'divides positive logits of tokens in prompt or text, multiplies negative ones',
+      number('--repetition-penalty'),
+      1,
+    )
+    .addOption(repeated('--stop <text>', 'end before this text; repeatable'))
+    .option('--schema <file>', 'write JSON that is valid under the JSON Schema in this file')
     .option('--seed <n>', 'same seed, same text', number('--seed', whole), 0)
     .option('--step <n>', 'checkpoint to use; by default the newest', number('--step', whole))
     .option('--verify', 'read all weights for their checksums, also where they were found right before')

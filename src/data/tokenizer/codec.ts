@@ -16,8 +16,8 @@ export interface Codec {
   encode(text: Uint8Array, match: Match): Int32Array;
   encodeBatch(texts: Uint8Array[], match: Match, threads: number): Int32Array[];
   encodeBatchAsync(texts: Uint8Array[], match: Match, threads: number): Promise<Int32Array[]>;
-  /** The bytes that an entry of the vocabulary stands for; undefined if it stands for its own name. */
-  bytesOf(entry: string): Uint8Array | undefined;
+  /** The bytes that a token stands for, `added` or an entry of the vocabulary; undefined if it stands for its own name. */
+  bytesOf(token: string, added: boolean): Uint8Array | undefined;
 }
 
 /** Byte-level BPE, encoded natively. */
@@ -31,6 +31,6 @@ export function byteLevelCodec(json: JsonObject): Codec {
     encode: (text, match) => encoder.encode(text, match),
     encodeBatch: (texts, match, threads) => encoder.encodeBatch(texts, match, threads),
     encodeBatchAsync: (texts, match, threads) => encoder.encodeBatchAsync(texts, match, threads),
-    bytesOf: symbolsToBytes,
+    bytesOf: (token, added) => (added ? undefined : symbolsToBytes(token)),
   };
 }

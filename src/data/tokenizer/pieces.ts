@@ -74,6 +74,17 @@ function checkDecoder(decoder: unknown): void {
   }
 }
 
+/**
+ * Whether decoding takes away a space that encoding puts before a text. Where nothing is put there (Yi, Gemma), a space
+ * that begins a text is the text's own.
+ */
+function takesSpace(decoder: unknown): boolean {
+  if (!isObject(decoder)) return false;
+  if (Array.isArray(decoder.decoders)) return decoder.decoders.some(takesSpace);
+  if (decoder.type === 'Strip') return decoder.content === ' ' && Number(decoder.start) > 0;
+  return decoder.type === 'Metaspace' && decoder.prepend_scheme !== 'never' && decoder.add_prefix_space !== false;
+}
+
 /** The same model for text in which no token's name means anything: names of control tokens cannot occur in text. */
 function withoutAdded(json: JsonObject, added: readonly AddedToken[]): JsonObject {
   const model = json.model as JsonObject;
@@ -117,7 +128,7 @@ export function pieceCodec(json: JsonObject): Codec {
   const byteTokens = model.byte_fallback === true;
   return {
     ...{ vocab, added, template },
-    leadingSpace: true,
+    leadingSpace: takesSpace(json.decoder),
     encode,
     encodeBatch: (texts, match) => texts.map((t) => encode(t, match)),
     encodeBatchAsync: async (texts, match) => {

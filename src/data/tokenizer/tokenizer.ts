@@ -62,7 +62,7 @@ export class Tokenizer {
     const contents = new Set(added.map((token) => token.id));
     const parts = this.names.map((name, id) => {
       if (name === undefined) return new Uint8Array(0);
-      return (contents.has(id) ? undefined : this.codec.bytesOf(name)) ?? Buffer.from(name, 'utf8');
+      return this.codec.bytesOf(name, contents.has(id)) ?? Buffer.from(name, 'utf8');
     });
     this.bytes = Buffer.concat(parts);
     this.ends = new Uint32Array(vocabSize + 1);
@@ -144,7 +144,10 @@ export class Tokenizer {
 
   /** The token that ends a document. */
   get eot(): number {
-    const id = EOT_NAMES.map((name) => this.ids.get(name)).find((found) => found !== undefined);
+    // A control token goes before text of that name: Gemma has `</s>` as markup.
+    const id = [this.specialIds, this.ids]
+      .flatMap((ids) => EOT_NAMES.map((name) => ids.get(name)))
+      .find((found) => found !== undefined);
     if (id === undefined)
       throw new AnsatzError(`this tokenizer has no end-of-text token (looked for ${EOT_NAMES.join(', ')})`, {
         hint: "train one with specials: ['<|endoftext|>']",

@@ -100,7 +100,7 @@ export async function exportHuggingFace(o: ExportOptions, type: HfType): Promise
         ...(facts.family === 't5' ? { decoder_start_token_id: ids.bos, pad_token_id: ids.bos } : {}),
       });
       o.tokenizer.save(join(draft, 'tokenizer.json'));
-      await write('tokenizer_config.json', tokenizerConfig(o, ids));
+      await write('tokenizer_config.json', tokenizerConfig(o, ids, facts.family === 't5'));
       await syncDirectory(draft);
       return bytes;
     });
@@ -130,14 +130,17 @@ async function weightsOf({ config, checkpoint }: ExportOptions): Promise<{
 
 const SAFE_TYPE = { f32: 'F32', f16: 'F16', bf16: 'BF16' } as const;
 
-function tokenizerConfig(o: ExportOptions, ids: { bos: number; eos: number }): object {
+function tokenizerConfig(o: ExportOptions, ids: { bos: number; eos: number }, pads: boolean): object {
   const { templates, tokens } = chatOf(o.run);
   const named = [...templates].map(([name, template]) => ({ name, template }));
   return {
     tokenizer_class: 'PreTrainedTokenizerFast',
     bos_token: o.tokenizer.idToToken(ids.bos),
     eos_token: o.tokenizer.idToToken(ids.eos),
+    ...(pads ? { pad_token: o.tokenizer.idToToken(ids.bos) } : {}),
     ...tokens,
+    // Without it a tokenizer of this class also gives token_type_ids, and generate() refuses what its model does not know.
+    model_input_names: ['input_ids', 'attention_mask'],
     model_max_length: o.config.model.context,
     clean_up_tokenization_spaces: false,
     ...(named.length > 0 && {

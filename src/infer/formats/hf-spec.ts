@@ -74,6 +74,9 @@ const GATED: Readonly<Record<string, string>> = {
 };
 const PLAIN: Readonly<Record<string, string>> = { relu: 'relu', gelu: 'gelu_erf', gelu_new: 'gelu', silu: 'silu' };
 
+const named = (table: Readonly<Record<string, string>>, name: unknown): string | undefined =>
+  typeof name === 'string' && Object.hasOwn(table, name) ? table[name] : undefined;
+
 /** What old versions of transformers saved along with the weights; and the copy of a tied output matrix. */
 const IDLE = /rotary_emb\.inv_freq$|\.masked_bias$/;
 const IDLE_TIED = /rotary_emb\.inv_freq$|\.masked_bias$|^lm_head\.weight$/;
@@ -105,7 +108,7 @@ function decoder(f: Fields, architecture: string, wanted?: number): Imported {
   const mixtral = architecture === 'MixtralForCausalLM';
   const qwen = architecture === 'Qwen2ForCausalLM';
   const act = f.json.hidden_act ?? 'silu';
-  const activation = GATED[act as string] ?? f.fail(`hidden_act is ${shown(act)}, which no layer here has`);
+  const activation = named(GATED, act) ?? f.fail(`hidden_act is ${shown(act)}, which no layer here has`);
   if (f.json.head_dim == null && width % heads) f.fail(`${heads} heads do not divide hidden_size ${width}`);
   const headWidth = f.size('head_dim', width / heads);
   const longest = f.size('max_position_embeddings', mixtral ? 131072 : 2048);
@@ -121,7 +124,7 @@ function decoder(f: Fields, architecture: string, wanted?: number): Imported {
       kvHeads: f.size('num_key_value_heads', heads),
       headWidth,
       bias: qwen || f.flag('attention_bias', false),
-      window: windowOf(f, architecture, longest),
+      window: windowOf(f, architecture, wanted ?? longest),
     },
     ffn: mixtral ? mixture(f, glu) : { ...glu, bias: f.flag('mlp_bias', false) },
     norm: { kind: 'rms', eps: f.positive('rms_norm_eps', mixtral ? 1e-5 : 1e-6) },
@@ -155,7 +158,8 @@ const mixture = (f: Fields, expert: object) => ({
   routerZLoss: 0,
 });
 
-function windowOf(f: Fields, architecture: string, longest: number): number {
+/** 0 where no sequence is longer than the window. */
+function windowOf(f: Fields, architecture: string, context: number): number {
   const types = f.json.layer_types;
   if (Array.isArray(types) && new Set(types).size > 1) f.fail('layer_types differ: layers with different windows');
   if (architecture === 'Qwen2ForCausalLM' && !f.flag('use_sliding_window', false)) return 0;
@@ -165,7 +169,7 @@ function windowOf(f: Fields, architecture: string, longest: number): number {
   const window = f.size('sliding_window', 4096);
   if (architecture === 'Qwen2ForCausalLM' && f.size('max_window_layers', 28) < f.size('num_hidden_layers'))
     f.fail('max_window_layers: only some layers have a window');
-  return window >= longest ? 0 : window;
+  return window >= context ? 0 : window;
 }
 
 /** rope_theta and rope_scaling, or both in one object as newer files have them. */
@@ -175,6 +179,8 @@ function positionsOf(f: Fields, longest: number, usual: number): ModelSpecInput[
   const theta = f.positive('rope_theta', f.positive('rope_theta', usual), together ?? f.json);
   const kind = scaling ? (scaling.rope_type ?? scaling.type ?? 'default') : 'default';
   if (!scaling || kind === 'default') return { kind: 'rope', theta };
+  if (kind !== 'linear' && kind !== 'yarn' && kind !== 'llama3')
+    return f.fail(`rope_scaling ${shown(kind)} is not known; linear, yarn and llama3 are`);
   const factor = f.positive('factor', Number.NaN, scaling);
   if (kind === 'linear') return { kind: 'rope-scaled', method: 'linear', theta, factor, trained: longest };
   const given = scaling.original_max_position_embeddings;
@@ -186,7 +192,6 @@ function positionsOf(f: Fields, longest: number, usual: number): ModelSpecInput[
     };
     return { kind: 'rope-scaled', method: 'llama3', theta, factor, trained, ...turns };
   }
-  if (kind !== 'yarn') return f.fail(`rope_scaling ${shown(kind)} is not known; linear, yarn and llama3 are`);
   const magnitude = scaling.attention_factor;
   if (magnitude != null && Math.abs((magnitude as number) - (0.1 * Math.log(factor) + 1)) > 1e-6)
     f.fail(`rope_scaling.attention_factor is ${shown(magnitude)}, YaRN's own is 0.1 ln(factor) + 1`);
@@ -211,7 +216,7 @@ function t5(f: Fields, wanted?: number): Imported {
   const parts = typeof projection === 'string' ? projection.split('-') : [];
   const gated = parts[0] === 'gated';
   const name = parts.at(-1) ?? '';
-  const activation = gated ? (name === 'gelu' ? 'gelu' : GATED[name]) : PLAIN[name];
+  const activation = gated ? (name === 'gelu' ? 'gelu' : named(GATED, name)) : named(PLAIN, name);
   if (parts.length !== (gated ? 2 : 1) || !activation) f.fail(`feed_forward_proj is ${shown(projection)}`);
   const bias = {
     kind: 't5-bias',

@@ -1,5 +1,5 @@
 /** A run folder from a Hugging Face folder: its spec, its tokenizer, and its weights as the checkpoint of step 0. */
-import { copyFileSync, existsSync, statSync } from 'node:fs';
+import { copyFileSync, existsSync, statSync, writeFileSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { AnsatzError } from '../../backend/errors.ts';
 import { tokenizerHash } from '../../data/prepare.ts';
@@ -53,7 +53,8 @@ export async function importHuggingFace(o: ImportOptions): Promise<ImportReport>
     const imported = importedSpec(json, configPath, { most: weights.names.length, context: o.context });
     weights.check(imported.tensors, imported.idle, folder);
     const tokenizer = tokenizerFor(imported, folder);
-    chatFiles(folder); // what cannot be read is said now, not when somebody serves it
+    const { ends } = chatFiles(folder); // what cannot be read is said now, not when somebody serves it
+    const generation = ends.length > 0 ? null : generationOf(json, folder, tokenizer);
     const types = [...new Set(imported.tensors.map((t) => weights.typeOf(t.name)))];
     const start = startOf(json, imported, tokenizer);
     const config = configFor(imported, out, types, start === undefined ? undefined : tokenizer.idToToken(start));
@@ -70,6 +71,7 @@ export async function importHuggingFace(o: ImportOptions): Promise<ImportReport>
       tokenizer.save(join(draft, 'tokenizer.json'));
       for (const name of COMPANIONS)
         if (existsSync(join(folder, name))) copyFileSync(join(folder, name), join(draft, name));
+      if (generation) writeFileSync(join(draft, GENERATION), `${JSON.stringify(generation, null, 2)}\n`);
       const model = sourcesOf(imported, weights, onProgress);
       await saveCheckpoint(run, 0, { tensors: { model }, state });
     });
@@ -86,7 +88,12 @@ export async function importHuggingFace(o: ImportOptions): Promise<ImportReport>
 }
 
 function tokenizerFor({ spec }: Imported, folder: string): Tokenizer {
-  const tokenizer = Tokenizer.fromFile(join(folder, 'tokenizer.json'));
+  const path = join(folder, 'tokenizer.json');
+  if (!existsSync(path))
+    throw new AnsatzError(`${path}: there is no such file`, {
+      hint: 'let transformers write it: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)',
+    });
+  const tokenizer = Tokenizer.fromFile(path);
   if (tokenizer.vocabSize > spec.vocab)
     throw new AnsatzError(
       `${folder}: tokenizer.json has ${tokenizer.vocabSize} tokens, the model only ${spec.vocab} (vocab_size)`,
@@ -94,6 +101,16 @@ function tokenizerFor({ spec }: Imported, folder: string): Tokenizer {
     );
   void tokenizer.eot; // texts must have an end
   return tokenizer;
+}
+
+const GENERATION = 'generation_config.json';
+
+/** Where generation_config.json says nothing of the tokens that end a text, config.json does (as transformers reads them). */
+function generationOf(json: Json, folder: string, tokenizer: Tokenizer): Json | null {
+  const ends = [json.eos_token_id].flat().filter((id) => Number.isInteger(id) && (id as number) < tokenizer.vocabSize);
+  if (ends.length === 0 || (ends.length === 1 && ends[0] === tokenizer.eot)) return null;
+  const path = join(folder, GENERATION);
+  return { ...(existsSync(path) ? readJson(path) : {}), eos_token_id: ends.length === 1 ? ends[0] : ends };
 }
 
 /** The token that a T5 decoder begins with, where it is a special one other than the end of texts. */

@@ -18,8 +18,11 @@ function between(a: string, b: string): Node {
   return x + 1 <= y - 1 ? alt(parts[0], seq(digits(x + 1, y - 1), any), parts[1]) : alt(...parts);
 }
 
+/** Whole numbers have 15 digits at most, so that each is exact in a double. */
+export const WHOLE_MOST = 10 ** 15 - 1;
+
 /** Numbers from lo to hi, both at least 0. */
-function natural(lo: number, hi: number): Node {
+export function natural(lo: number, hi: number): Node {
   const parts: Node[] = [];
   for (let n = String(lo).length; n <= String(hi).length; n++) {
     const [a, b] = [Math.max(lo, n === 1 ? 0 : 10 ** (n - 1)), Math.min(hi, 10 ** n - 1)];
@@ -30,8 +33,7 @@ function natural(lo: number, hi: number): Node {
 
 /** Whole numbers from min to max; either may be infinite: then 15 digits are the most. */
 export function intRange(min: number, max: number): Node {
-  const most = 10 ** 15 - 1;
-  const [lo, hi] = [Math.max(min, -most), Math.min(max, most)];
+  const [lo, hi] = [Math.max(min, -WHOLE_MOST), Math.min(max, WHOLE_MOST)];
   const parts: Node[] = [];
   if (hi >= 0) parts.push(natural(Math.max(0, lo), hi));
   if (lo < 0) parts.push(seq(literal('-'), natural(Math.max(1, -Math.min(hi, -1)), -lo)));

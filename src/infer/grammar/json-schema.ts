@@ -3,9 +3,11 @@
  * the keyword's name; nothing is ignored but annotations. Properties come in the order in which the schema names them.
  */
 import { AnsatzError } from '../../backend/errors.ts';
+import { fruitful } from './fruitful.ts';
 import { intRange } from './int-range.ts';
 import * as J from './json-text.ts';
 import { alt, empty, literal, type Node, never, optional, repeat, seq } from './nodes.ts';
+import { type Limit, numberRange } from './number-range.ts';
 import { otherThan } from './other-than.ts';
 import { patternNode } from './pattern.ts';
 
@@ -29,7 +31,7 @@ const BY_TYPE: Readonly<Record<string, readonly string[]>> = {
   array: ['items', 'prefixItems', 'minItems', 'maxItems'],
   string: ['minLength', 'maxLength', 'pattern', 'format'],
   integer: ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum'],
-  number: [],
+  number: ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum'],
   boolean: [],
   null: [],
 };
@@ -45,8 +47,12 @@ const FORMATS: Readonly<Record<string, string>> = {
   ipv4: '^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\\.){3}(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])$',
 };
 
+/** Schemas within schemas. */
+const DEEPEST = 100;
+
 class Compiler {
   private readonly root: JsonSchema;
+  private depth = 0;
   private readonly refs = new Map<string, Node>();
   private readonly any = J.anyValue();
 
@@ -55,17 +61,25 @@ class Compiler {
   }
 
   compile(schema: JsonSchema, path: string): Node {
+    if (++this.depth > DEEPEST) throw refuse('#', `is more than ${DEEPEST} schemas deep`);
+    const node = this.node(schema, path);
+    this.depth--;
+    return node;
+  }
+
+  private node(schema: JsonSchema, path: string): Node {
     if (schema === true) return this.any;
     if (schema === false) return never;
     if (typeof schema !== 'object' || schema === null || Array.isArray(schema)) throw refuse(path, 'is not a schema');
     const used = this.check(schema, path);
     if ('$ref' in schema) return this.alone(schema, '$ref', path, () => this.reference(schema.$ref, path));
-    if ('const' in schema) return this.alone(schema, 'const', path, () => valueText(schema.const));
-    if ('enum' in schema) {
-      if (!Array.isArray(schema.enum) || schema.enum.length === 0) throw refuse(path, 'enum must be a list of values');
-      const values = schema.enum as unknown[];
+    if ('const' in schema || 'enum' in schema) {
+      const keyword = 'const' in schema ? 'const' : 'enum';
+      const values = keyword === 'const' ? [schema.const] : schema.enum;
+      if (!Array.isArray(values) || values.length === 0) throw refuse(path, 'enum must be a list of values');
       const fitting = values.filter((v) => fits(v, schema.type));
-      return this.alone(schema, 'enum', path, () => alt(...fitting.map(valueText)));
+      if (fitting.length === 0) throw refuse(path, `no value of ${keyword} is of type ${JSON.stringify(schema.type)}`);
+      return this.alone(schema, keyword, path, () => alt(...fitting.map(valueText)));
     }
     for (const key of ['anyOf', 'oneOf'] as const)
       if (key in schema) return this.alone(schema, key, path, () => this.either(schema, key, path));
@@ -110,13 +124,14 @@ class Compiler {
   private types(schema: Obj, used: readonly string[], path: string): string[] {
     const { type } = schema;
     if (type === undefined) {
-      const implied = Object.keys(BY_TYPE).filter((t) => BY_TYPE[t].some((k) => used.includes(k)));
-      if (implied.length === 0) return Object.keys(BY_TYPE).filter((t) => t !== 'integer');
+      const kinds = Object.keys(BY_TYPE).filter((t) => t !== 'integer');
+      const implied = kinds.filter((t) => BY_TYPE[t].some((k) => used.includes(k)));
+      if (implied.length === 0) return kinds;
       if (implied.length > 1) throw refuse(path, 'needs a type');
       return implied;
     }
     const list = Array.isArray(type) ? type : [type];
-    const wrong = list.find((t) => typeof t !== 'string' || !(t in BY_TYPE));
+    const wrong = list.find((t) => typeof t !== 'string' || !Object.hasOwn(BY_TYPE, t));
     if (list.length === 0 || wrong !== undefined) throw refuse(path, `type '${String(wrong)}' is not one of JSON's`);
     const stray = used.find((k) => !GENERAL.includes(k) && !(list as string[]).some((t) => BY_TYPE[t].includes(k)));
     if (stray) throw refuse(path, `'${stray}' says nothing of type ${list.join(', ')}`);
@@ -134,7 +149,7 @@ class Compiler {
       case 'integer':
         return integerOf(schema, path);
       case 'number':
-        return J.number;
+        return numberOf(schema, path);
       case 'boolean':
         return alt(literal('true'), literal('false'));
       default:
@@ -188,6 +203,7 @@ class Compiler {
     const [min, max] = [count(minItems, 'minItems', path), count(maxItems, 'maxItems', path)];
     if (min > max) throw refuse(path, `minItems ${min} is more than maxItems ${max}`);
     if (prefixItems === undefined) return J.list(this.compile(items as JsonSchema, `${path}/items`), min, max);
+    if (!Array.isArray(prefixItems)) throw refuse(path, 'prefixItems must be a list of schemas');
     const first = (prefixItems as JsonSchema[]).map((s, k) => this.compile(s, `${path}/prefixItems/${k}`));
     if (items !== false || min < first.length)
       throw refuse(path, `prefixItems is supported with items false and minItems ${first.length} only`);
@@ -205,13 +221,22 @@ class Compiler {
     this.refs.set(ref, node);
     let at: unknown = this.root;
     for (const part of ref.slice(1).split('/').filter(Boolean)) {
-      const name = decodeURIComponent(part).replace(/~1/g, '/').replace(/~0/g, '~');
-      at = typeof at === 'object' && at !== null ? (at as Obj)[name] : undefined;
+      const name = decoded(part).replace(/~1/g, '/').replace(/~0/g, '~');
+      at = typeof at === 'object' && at !== null && Object.hasOwn(at, name) ? (at as Obj)[name] : undefined;
     }
     if (at === undefined) throw refuse(path, `$ref '${ref}' leads nowhere`);
     node.target = this.compile(at as JsonSchema, ref);
     if (leadsToItself(node)) throw refuse(path, `$ref '${ref}' leads to itself`);
     return node;
+  }
+}
+
+/** A part of a $ref; one that is no escaped text is taken as it stands. */
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
   }
 }
 
@@ -236,7 +261,7 @@ function stringOf(schema: Obj, path: string): Node {
   if (pattern !== undefined && format !== undefined)
     throw refuse(path, 'pattern and format together are not supported');
   if (min > 0 || max < Infinity) throw refuse(path, 'lengths beside pattern or format are not supported');
-  if (format !== undefined && !(String(format) in FORMATS))
+  if (format !== undefined && !Object.hasOwn(FORMATS, String(format)))
     throw refuse(path, `format '${String(format)}' is not supported`, `use ${Object.keys(FORMATS).join(', ')}`);
   try {
     return J.quoted(patternNode(format !== undefined ? FORMATS[String(format)] : String(pattern)));
@@ -246,22 +271,36 @@ function stringOf(schema: Obj, path: string): Node {
   }
 }
 
-function integerOf(schema: Obj, path: string): Node {
-  const bound = (name: string): number | undefined => {
-    const x = schema[name];
-    if (x !== undefined && typeof x !== 'number') throw refuse(path, `${name} must be a number`);
-    return x as number | undefined;
+/** The narrower of both bounds of each side. */
+function limits(schema: Obj, path: string): { lo: Limit; hi: Limit } {
+  const bound = (name: string, none: number): number => {
+    const x = schema[name] ?? none;
+    if (typeof x !== 'number') throw refuse(path, `${name} must be a number`);
+    return x;
   };
-  const [lo, hi] = [bound('minimum'), bound('maximum')];
-  const [above, below] = [bound('exclusiveMinimum'), bound('exclusiveMaximum')];
-  const min = Math.max(
-    lo === undefined ? -Infinity : Math.ceil(lo),
-    above === undefined ? -Infinity : Math.floor(above) + 1,
-  );
-  const max = Math.min(
-    hi === undefined ? Infinity : Math.floor(hi),
-    below === undefined ? Infinity : Math.ceil(below) - 1,
-  );
+  const [lo, hi] = [bound('minimum', -Infinity), bound('maximum', Infinity)];
+  const [above, below] = [bound('exclusiveMinimum', -Infinity), bound('exclusiveMaximum', Infinity)];
+  return {
+    lo: above >= lo && above !== -Infinity ? { at: above, open: true } : { at: lo, open: false },
+    hi: below <= hi && below !== Infinity ? { at: below, open: true } : { at: hi, open: false },
+  };
+}
+
+function numberOf(schema: Obj, path: string): Node {
+  const { lo, hi } = limits(schema, path);
+  if (lo.at === -Infinity && hi.at === Infinity) return J.number;
+  if (lo.at > hi.at || (lo.at === hi.at && (lo.open || hi.open)))
+    throw refuse(path, `no number lies between ${lo.at} and ${hi.at}`);
+  const node = numberRange(lo, hi);
+  if (!node)
+    throw refuse(path, 'its bounds have too many digits', 'use at most 6 digits before the point, 9 behind it');
+  return node;
+}
+
+function integerOf(schema: Obj, path: string): Node {
+  const { lo, hi } = limits(schema, path);
+  const min = lo.open ? Math.floor(lo.at) + 1 : Math.ceil(lo.at);
+  const max = hi.open ? Math.ceil(hi.at) - 1 : Math.floor(hi.at);
   if (min === -Infinity && max === Infinity) return J.integer;
   if (min > max) throw refuse(path, `no integer lies between ${min} and ${max}`);
   return intRange(min, max);
@@ -303,7 +342,9 @@ function disjoint(parts: readonly unknown[]): boolean {
 
 /** @throws AnsatzError that names the place and the keyword that is not supported. */
 export function schemaGrammar(schema: JsonSchema): Node {
-  return seq(new Compiler(schema).compile(schema, '#'));
+  const node = fruitful(new Compiler(schema).compile(schema, '#'));
+  if (!node) throw refuse('#', 'no value is valid under it');
+  return node;
 }
 
 /** Any JSON object: response_format json_object. */

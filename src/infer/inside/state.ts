@@ -68,6 +68,10 @@ export function stateReads(model: Model, format: CacheFormat): StateReads {
       case 'paged_block_choose':
       case 'paged_lsh_attention':
         return [of((n) => opTable.get(op)!.bytes!(inputs, outputs, { ...params, seen: n }))];
+      // Matrices of routers and of experts' controllers, in blocks: counted among the weights.
+      case 'quant_matmul':
+      case 'quant_grouped_matmul':
+        return [];
       default: {
         const constants = inputs.filter((_, k) => kinds[k] === 'constant');
         const bytes = constants.reduce((sum, t) => sum + t!.storage.memory.bytes, 0);

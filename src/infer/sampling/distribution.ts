@@ -37,6 +37,7 @@ export function checkSampling(o: SamplingOptions): void {
   };
   range('temperature', 0, Infinity);
   range('topK', 0, Infinity);
+  if (!Number.isInteger(o.topK ?? 0)) throw new AnsatzError(`topK ${o.topK} is not a whole number`);
   range('topP', 0, 1);
   range('minP', 0, 1);
   range('presencePenalty', -Infinity, Infinity);
