@@ -15,6 +15,7 @@ namespace {
 
 constexpr int64_t CHUNK_FLOATS = 1 << 20;   // 4 MB of logits
 constexpr int64_t MIN_ROWS = 64, MAX_ROWS = 512, ROWS_PER_TASK = 4;
+constexpr int64_t FEW = 4;                  // rows of which a product sums in another order
 
 int64_t chunk_rows(int64_t F) { return most(MIN_ROWS, least(MAX_ROWS, CHUNK_FLOATS / most(1, F))); }
 
@@ -53,7 +54,9 @@ struct Controller {
     g.ldc = F;
     g.bias = cb;
     g.bias_dtype = F32;
-    ANSATZ_GEMM_RUN(g);
+    // A row's choice must not depend on how many rows its group has: few of them take the path of many.
+    if (n <= FEW) ANSATZ_GEMM_ROWS(g, 0);
+    else ANSATZ_GEMM_RUN(g);
   }
 };
 

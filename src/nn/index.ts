@@ -12,3 +12,4 @@ export * from './module.ts';
 export * from './parametrise.ts';
 export { type RowPass, type RowState, recent } from './rows.ts';
 export * from './slots.ts';
+export * from './stack.ts';

@@ -15,7 +15,8 @@ const named = z.looseObject({ kind: z.string() });
 
 /** Schema of a choice. A bare string is a kind with its defaults, unless `bare` is false. */
 export function kindSchema<T extends KindConfig = KindConfig>(source: KindSource, { bare = true } = {}): z.ZodType<T> {
-  return (bare ? z.union([z.string(), named]) : named).transform((value, ctx): T => {
+  const error = `choose a kind of ${source.what}: ${bare ? 'its name, or ' : ''}an object with kind and options`;
+  return (bare ? z.union([z.string(), named], { error }) : named).transform((value, ctx): T => {
     const { kind, ...options } = typeof value === 'string' ? { kind: value } : value;
     const known = source.find(kind);
     if (!known) {

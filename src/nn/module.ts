@@ -47,6 +47,22 @@ export interface ParamSpec {
    * fixed number of inputs or outputs. Absent: it goes with the width as its role says.
    */
   readonly fans?: { readonly grows: number; readonly fixed: number };
+  /** The share of it that a token uses, on average: of experts, of units in blocks. 1 when absent. */
+  readonly used?: number;
+  /** Of layers in a stack, each of which may start as a single layer (stack.ts). */
+  readonly stackOf?: {
+    /** Whether the single layer has rows and columns the other way. */
+    readonly turned: boolean;
+    /** Why a stack of copies is another function than the single layer; absent when it is the same. */
+    readonly unlike?: string;
+  };
+}
+
+/** What a layer's saved state says about how it is doing, in a few numbers: balance of experts, use of units. */
+export interface Monitor {
+  /** Names of the layer's state. */
+  readonly state: readonly string[];
+  measure(...state: ArrayLike<number>[]): Readonly<Record<string, number>>;
 }
 
 export interface Module {
@@ -59,6 +75,7 @@ export interface Module {
    * Absent, or null: each by itself, as src/infer/blocks.ts puts them.
    */
   forDecoding?(p: ParamTree, type: BlockType): ParamTree | null;
+  readonly monitor?: Monitor;
   /** In-place updates of untrained state at the end of an optimiser step, inside the captured step. */
   afterStep?(p: ParamTree): void;
 }
@@ -88,10 +105,32 @@ export const countParams = (module: Module): number =>
     .filter(isTrainable)
     .reduce((n, p) => n + sizeOfShape(p.spec.shape), 0);
 
+/** Of those, what a token uses: the active parameters of a mixture. */
+export const countUsed = (params: readonly NamedParam[]): number =>
+  Math.round(params.filter(isTrainable).reduce((n, { spec }) => n + sizeOfShape(spec.shape) * (spec.used ?? 1), 0));
+
 /** Runs every module's afterStep, children after their parents. */
 export function afterStep(module: Module, p: ParamTree): void {
   module.afterStep?.(p);
   for (const [name, child] of Object.entries(module.children ?? {})) afterStep(child, childOf(p, name));
+}
+
+/** What every layer that is monitored says; layers without their state (adapted ones, for decoding) say nothing. */
+export async function measured(module: Module, p: ParamTree, path = ''): Promise<Measured[]> {
+  const own: Measured[] = [];
+  if (module.monitor?.state.every((name) => name in p)) {
+    const state = await Promise.all(module.monitor.state.map((name) => tensorOf(p, name).data()));
+    own.push({ layer: path, measures: module.monitor.measure(...state) });
+  }
+  const below: Measured[][] = [];
+  for (const [name, child] of Object.entries(module.children ?? {}))
+    below.push(await measured(child, childOf(p, name), path === '' ? name : `${path}.${name}`));
+  return [...own, ...below.flat()];
+}
+
+export interface Measured {
+  readonly layer: string;
+  readonly measures: Readonly<Record<string, number>>;
 }
 
 /** FNV-1a: a parameter's random stream depends on its own path only, so that adding a part leaves the others' values. */

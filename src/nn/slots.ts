@@ -114,10 +114,14 @@ export interface SlotKind<N extends SlotName, C> {
    * that are causal by construction leave it out, and are refused where more is asked for.
    */
   readonly generalMasks?: boolean;
+  /** For positions: scores mean something for keys up to the query only; refused where queries see ahead. */
+  readonly pastOnly?: boolean;
   /** For attention: decodes by rows (src/nn/rows.ts). Models with a kind that does not are computed anew for every token. */
   readonly rows?: boolean;
   /** @throws AnsatzError when the options do not fit the model's sizes. */
   build(config: C, context: SlotContext): Slots[N];
+  /** The same options with whatever they take from the longest row written out; absent: they take nothing. */
+  settled?(config: C, context: number): C;
 }
 
 const registry = new Map<string, SlotKind<SlotName, unknown>>();
@@ -153,8 +157,17 @@ export function buildSlot<N extends SlotName>(slot: N, config: SlotConfig, conte
   return known.build(config, context) as Slots[N];
 }
 
+/** A slot's config that stays the same function of its weights in models for longer rows. */
+export function settledSlot<S extends SlotConfig>(slot: SlotName, config: S, context: number): S {
+  const settled = registry.get(`${slot}:${config.kind}`)?.settled?.(config, context) as object | undefined;
+  return settled ? { ...config, ...settled } : config;
+}
+
 /** Whether an attention kind decodes by rows. */
 export const decodesRows = (config: SlotConfig): boolean => registry.get(`attention:${config.kind}`)?.rows === true;
+
+/** Whether a kind of positions has no scores for keys ahead of a query. */
+export const isPastOnly = (config: SlotConfig): boolean => registry.get(`positions:${config.kind}`)?.pastOnly === true;
 
 /** Whether an attention kind can follow masks other than the causal one. */
 export const hasGeneralMasks = (config: SlotConfig): boolean =>

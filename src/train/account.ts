@@ -6,7 +6,15 @@ import { freemem } from 'node:os';
 import type { KernelCall } from '../backend/device.ts';
 import { AnsatzError } from '../backend/errors.ts';
 import { MetaDevice } from '../backend/meta/device.ts';
-import { countParams, declared, forwardContext, initialise, isTrainable, type ParamTree } from '../nn/index.ts';
+import {
+  countParams,
+  countUsed,
+  declared,
+  forwardContext,
+  initialise,
+  isTrainable,
+  type ParamTree,
+} from '../nn/index.ts';
 import { noGrad, scope, sizeOfShape, Tensor, trace } from '../tensor/index.ts';
 import type { TrainConfig } from './config.ts';
 import { objectiveOf, positionsOf } from './objective.ts';
@@ -16,6 +24,9 @@ import { plannedLoss } from './teacher.ts';
 
 export interface Account {
   readonly parameters: number;
+  /** Those that a token uses when it is decoded, k of E experts and a unit a block; all of them, or without embeddings. */
+  readonly activeParameters: number;
+  readonly activeNonEmbedding: number;
   /** Positions that a step computes, encoder and decoder together, and those that have a target. */
   readonly positionsPerStep: number;
   readonly lossTokensPerStep: number;
@@ -89,6 +100,8 @@ export function accountFor(config: TrainConfig, base?: ParamTree): Account {
   const forwardFlops = productFlops(forward) / tokens;
   return {
     parameters: countParams(model),
+    activeParameters: countUsed(declared(model)),
+    activeNonEmbedding: countUsed(declared(model).filter(({ spec }) => spec.role !== 'embedding')),
     positionsPerStep: tokens * config.accumulate,
     lossTokensPerStep: config.batch * config.accumulate * objective.shape.targets,
     byRole,

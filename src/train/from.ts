@@ -1,10 +1,14 @@
-/** Starting a run from another run's weights: the same model, one with more tokens, or one with more parts. */
+/**
+ * Starting a run from another run's weights: the same model, one with more tokens, one with more parts, or one with
+ * stacks of layers (experts) where the other has a single layer.
+ */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { HostArray } from '../backend/dtype.ts';
 import { AnsatzError } from '../backend/errors.ts';
 import { Tokenizer } from '../data/tokenizer/index.ts';
 import type { Model } from '../model/model.ts';
+import { singleOf, singleShape, stacked } from '../nn/index.ts';
 import { baseNoteOf } from './base.ts';
 import { adapterSchema, withDifferences } from './lora.ts';
 import type { TrainedParam } from './optimisers/index.ts';
@@ -18,6 +22,10 @@ export interface StartReport {
   /** Parameters that got the other run's values, and those of them that have new rows too. */
   readonly copied: number;
   readonly grown: readonly string[];
+  /** Those of them whose layers are all copies of a single one of the other run. */
+  readonly stacked: readonly string[];
+  /** Why the model is another function than the other run's although weights were copied. */
+  readonly unlike: readonly string[];
   /** Parameters that the other run has no values for. */
   readonly fresh: readonly string[];
   /** Values of the other run that this model has no place for. */
@@ -55,7 +63,8 @@ export async function startFrom(
     file.names,
   );
   const used = new Set<string>();
-  const [grown, fresh]: [string[], string[]] = [[], []];
+  const [grown, fresh, copies]: [string[], string[], string[]] = [[], [], []];
+  const unlike = new Set<string>();
   try {
     refuseQuantised(
       file,
@@ -66,7 +75,18 @@ export async function startFrom(
       const same = nameOf(name);
       const source = names.has(same) ? same : instead !== undefined && names.has(instead) ? instead : undefined;
       if (source === undefined) {
-        fresh.push(name);
+        const single = spec.stackOf && [same, instead ?? same].map(singleOf).find((n) => names.has(n));
+        const fits = single && file.info(single).shape.join() === singleShape(spec).join();
+        if (!fits) {
+          fresh.push(name);
+          if (single) unlike.add(`${parentOf(name)} start fresh: ${parentOf(single)} of ${path} has other sizes`);
+          continue;
+        }
+        used.add(single);
+        copies.push(name);
+        tensor.write(stacked(spec, (await file.read(single)) as Float32Array));
+        const why = spec.stackOf!.unlike;
+        if (why !== undefined) unlike.add(`${parentOf(single)} does not start as that of ${path}: ${why}`);
         continue;
       }
       used.add(source);
@@ -91,15 +111,26 @@ export async function startFrom(
   }
   if (used.size === 0) throw new AnsatzError(`${path}: has no parameter in common with this model`);
   const unused = [...names].filter((name) => !used.has(name));
+  const layers = new Set(copies.map((name) => parentOf(singleOf(name))));
+  for (const name of unused)
+    if (layers.has(parentOf(name)))
+      unlike.add(`${parentOf(name)} does not start as that of ${path}: there is no place for ${name}`);
+  for (const { path: name, spec } of params)
+    if (spec.stackOf && spec.trainable !== false && fresh.includes(name) && layers.has(parentOf(singleOf(name))))
+      unlike.add(`${parentOf(singleOf(name))} does not start as that of ${path}: ${name} starts fresh`);
   return {
     checkpoint: checkpoint.path,
     step: checkpoint.step,
     copied: params.length - fresh.length,
     grown,
+    stacked: copies,
+    unlike: [...unlike],
     fresh,
     unused,
   };
 }
+
+const parentOf = (path: string): string => path.slice(0, Math.max(0, path.lastIndexOf('.')));
 
 const growsByRows = (from: readonly number[], to: readonly number[]): boolean =>
   from.length === to.length && from[0] < to[0] && from.slice(1).join() === to.slice(1).join();

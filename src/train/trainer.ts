@@ -7,7 +7,7 @@ import { openDevice } from '../backend/index.ts';
 import type { Loader } from '../data/loader.ts';
 import { writeAtomically } from '../data/shards-write.ts';
 import type { TokenBatch } from '../data/types.ts';
-import { disposeTree, isTrainable } from '../nn/index.ts';
+import { disposeTree, isTrainable, measured } from '../nn/index.ts';
 import { type Account, accountFor, refuseWhatDoesNotFit } from './account.ts';
 import { type BaseNote, baseNoteOf, baseToTrainOn, type QuantisedBase } from './base.ts';
 import { parseTrainConfig, type TrainConfig } from './config.ts';
@@ -219,16 +219,18 @@ class Trainer {
   /** Weights of another run, and what has none there. */
   private async startFrom(path: string, choose?: typeof sparserLayers): Promise<void> {
     const report = await startFrom(path, this.loaded.model, this.step.params, this.data.tokenizer, choose);
-    const { step, copied, grown, fresh, unused } = report;
+    const { step, copied, grown, stacked, fresh, unused } = report;
     this.emit({
       event: 'started-from',
       run: path,
       step,
       copied,
       grown: [...grown],
+      ...(stacked.length > 0 && { stacked: [...stacked] }),
       fresh: [...fresh],
       unused: [...unused],
     });
+    for (const message of report.unlike) this.emit({ event: 'warning', message });
   }
 
   /** The weights of a quantised run are used where they are. */
@@ -319,6 +321,14 @@ class Trainer {
   private async evaluate(maxTokens?: number): Promise<HeldOutLoss> {
     const result = await heldOutLoss(this.loaded, this.config, this.data, maxTokens);
     this.emit({ event: 'eval', step: this.at.step, tokens: this.at.tokens, ...result, baselines: this.data.baselines });
+    const { model, params } = this.loaded;
+    const layers = await measured(model, params);
+    if (layers.length > 0)
+      this.emit({
+        event: 'layers',
+        step: this.at.step,
+        layers: layers.map((l) => ({ ...l, measures: { ...l.measures } })),
+      });
     return result;
   }
 

@@ -4,6 +4,7 @@ import { test } from 'node:test';
 import { CpuDevice } from '../../src/backend/cpu/device.ts';
 import { RefDevice } from '../../src/backend/ref/device.ts';
 import { blockGate, noGrad, scope, Tensor, zeros } from '../../src/tensor/index.ts';
+import { Rng } from '../support/kernel-cases/build.ts';
 
 const cpu = new CpuDevice();
 const ref = new RefDevice();
@@ -42,6 +43,32 @@ test('ties, infinities and NaN among logits are taken as the reference takes the
         else if (Number.isNaN(z[k])) assert.ok(Number.isNaN(x), `${each}, blocks of ${N}: NaN spreads`);
       });
     }
+  }
+  cpu.useLevel(level);
+});
+
+test('what a row gets does not depend on how many rows its group has, to the bit', () => {
+  const { levels, level } = cpu.info();
+  const [n, F, N, r] = [23, 96, 8, 37];
+  const normals = (name: string, size: number): Float64Array => {
+    const rng = new Rng(name);
+    return Float64Array.from({ length: size }, () => rng.normal());
+  };
+  const [h, t, c2] = [normals('h', n * F), normals('t', n * r), normals('c2', 2 * F * r)];
+  // Soft masks show the logits' last bits. Row 0 is in the first of two groups, with `beside` - 1 others.
+  const first = (beside: number): number[] =>
+    scope(() =>
+      noGrad(() => {
+        const of = (values: Float64Array, shape: number[]): Tensor => Tensor.from(cpu, values, shape);
+        const offsets = Tensor.from(cpu, [0, beside, n], [3], 'i32');
+        const soft = { block: N, offsets, hard: zeros(cpu, [1]) };
+        return [...blockGate(of(h, [n, F]), of(t, [n, r]), of(c2, [2, F, r]), soft).out.dataSync()].slice(0, F);
+      }),
+    );
+  for (const each of levels) {
+    cpu.useLevel(each);
+    const alone = first(1);
+    for (const beside of [2, 4, 5, 9, 23]) assert.deepEqual(first(beside), alone, `${each}: ${beside} rows`);
   }
   cpu.useLevel(level);
 });

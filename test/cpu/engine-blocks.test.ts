@@ -23,11 +23,15 @@ const base = {
 };
 const specs = {
   dense: base,
-  moe: { ...base, ffn: { kind: 'moe', experts: 4, active: 2, expert: { kind: 'glu', hidden: 32 } } },
+  moe: { ...base, ffn: { kind: 'moe', experts: 8, active: 2, expert: { kind: 'glu', hidden: 32 } } },
   'sparse-ffn': { ...base, ffn: { kind: 'sparse-ffn', hidden: 64, block: 8, bias: true } },
+  'sparse-ffn, units times their probability': {
+    ...base,
+    ffn: { kind: 'sparse-ffn', hidden: 160, block: 10, rank: 20, multiply: true },
+  },
   'sparse experts': {
     ...base,
-    ffn: { kind: 'moe', experts: 4, active: 2, expert: { kind: 'sparse-ffn', hidden: 32, block: 8 } },
+    ffn: { kind: 'moe', experts: 8, active: 2, expert: { kind: 'sparse-ffn', hidden: 32, block: 8 } },
   },
   'sparse-qkv, factored head': {
     ...base,

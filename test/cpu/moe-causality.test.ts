@@ -4,9 +4,10 @@ import { describe, test } from 'node:test';
 import { CpuDevice } from '../../src/backend/cpu/device.ts';
 import { buildModel } from '../../src/model/model.ts';
 import type { ModelSpecInput } from '../../src/model/spec.ts';
-import { forwardContext } from '../../src/nn/index.ts';
+import { forwardContext, initialise } from '../../src/nn/index.ts';
 import { noGrad, scope, Tensor } from '../../src/tensor/index.ts';
 import { moeLayer, normals, outputOf } from '../support/moe-layer.ts';
+import { largest, sameInParts, textOf, whole } from '../support/row-decoding.ts';
 import { perturbedParams, smallSpec } from '../support/small-models.ts';
 
 const device = new CpuDevice();
@@ -75,6 +76,27 @@ describe('causality of the layer, to the bit', () => {
     assert.deepEqual([rowsAfter('batch', 1), rowsAfter('batch', 0)], [true, false]);
     assert.deepEqual([rowsAfter('sequence', 1), rowsAfter('sequence', 0)], [true, true]);
   });
+});
+
+test('decoding by rows drops nothing: an answer does not depend on who else is being served', async () => {
+  const vocab = 61;
+  const decoder = (routing: object | string) => {
+    const ffn = { kind: 'moe', experts: 8, active: 2, expert: glu, routing, routerStd: 2 };
+    const attention = { kind: 'full', heads: 4, kvHeads: 2 };
+    const model = buildModel({
+      ...{ vocab, context: 128, width: 32, depth: 2, embeddingStd: 0.5, tied: false, attention, ffn },
+    } as ModelSpecInput);
+    return { model, params: initialise(model, device, 3) };
+  };
+  const texts = [90, 100].map((n, k) => ({ tokens: textOf(n, 3 + 4 * k, vocab) }));
+  for (const scope of ['batch', 'sequence']) {
+    const { model, params } = decoder(capacity({ evalFactor: 1, scope }));
+    const rows = await sameInParts(device, model, params, texts);
+    // What a dropless mixture of the same weights gives, and what evaluation with its drops does not.
+    const free = decoder('dropless');
+    assert.ok(largest(rows[1], whole(device, free.model, free.params, texts[1])) < 1e-4);
+    assert.ok(largest(rows[1], whole(device, model, params, texts[1])) > 0.1);
+  }
 });
 
 describe('causality of decoders, to the bit', () => {

@@ -40,6 +40,9 @@ describe('accounting', () => {
         depth * (cost.flopsPerToken - layer.flopsPerToken),
       );
       assert.equal(mixed.byRole.output, depth * experts * 12);
+      assert.equal(mixed.parameters - mixed.activeParameters, depth * (cost.parameters - cost.activeParameters));
+      assert.equal(mixed.activeParameters - mixed.activeNonEmbedding, mixed.byRole.embedding);
+      assert.equal(plain.activeParameters, plain.parameters);
       const facts = decoderFacts(parseTrainConfig(configOf(dense)).model, 12);
       assert.equal(plain.parameters, facts.parameters);
     });

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import { CpuDevice } from '../../src/backend/cpu/device.ts';
 import { Tokenizer } from '../../src/data/tokenizer/index.ts';
 import { inBlocks } from '../../src/infer/blocks.ts';
 import { Inspector } from '../../src/infer/inside/index.ts';
@@ -9,12 +10,25 @@ import { openRun } from '../../src/infer/load.ts';
 import type { Model } from '../../src/model/model.ts';
 import type { ModelSpecInput } from '../../src/model/spec.ts';
 import { childOf, disposeTree, flatten, forwardContext, type ParamTree } from '../../src/nn/index.ts';
-import { isBlock, noGrad, packUnits, quantise, scope, Tensor } from '../../src/tensor/index.ts';
+import {
+  cast,
+  isBlock,
+  matmul,
+  noGrad,
+  packLogits,
+  packUnits,
+  quantise,
+  scope,
+  sizeOfShape,
+  Tensor,
+  unitChoice,
+} from '../../src/tensor/index.ts';
 import { startFrom } from '../../src/train/from.ts';
 import { latestCheckpoint, saveCheckpoint } from '../../src/train/run/checkpoint.ts';
 import type { TensorSource } from '../../src/train/safetensors.ts';
 import { loadModel, tensorSource } from '../../src/train/session.ts';
 import { madeRun } from '../support/format-runs.ts';
+import { Rng } from '../support/kernel-cases/build.ts';
 import { quantisedRun } from '../support/quantised-runs.ts';
 import { byRows, textOf, whole } from '../support/row-decoding.ts';
 import { temporaryFolder } from '../support/tiny-data.ts';
@@ -174,4 +188,33 @@ test('nothing is trained from records, and units that were chosen are seen', asy
   const row = table.storage.memory.bytes * (1 - 1 / table.shape[0]);
   for (const b of seen.bytes.token) assert.equal(b, Math.round(seen.bytes.weights - row - idle));
   disposeTree(params);
+});
+
+test('controllers in bf16 choose as those in f32, but for near-ties', () => {
+  const device = new CpuDevice();
+  const [rows, d, F, N, r] = [128, 256, 1024, 32, 8];
+  const rng = new Rng('controllers');
+  const normals = (shape: number[], std = 1): Tensor =>
+    Tensor.from(
+      device,
+      Float64Array.from({ length: sizeOfShape(shape) }, () => std * rng.normal()),
+      shape,
+    );
+  scope(() =>
+    noGrad(() => {
+      const [x, low, logits] = [normals([rows, d]), normals([r, d], d ** -0.5), normals([F, r], r ** -0.5)];
+      const exact = unitChoice(x, low, packLogits(logits, 'f32'), { block: N }).dataSync();
+      assert.deepEqual(unitChoice(x, low, logits, { block: N }).dataSync(), exact, 'strips and matrices');
+      const rounded = unitChoice(x, cast(low, 'bf16'), packLogits(logits, 'bf16'), { block: N }).dataSync();
+      const z = matmul(matmul(x, low, { transB: true }), logits, { transB: true }).dataSync();
+      let other = 0;
+      exact.forEach((n, k) => {
+        if (rounded[k] === n) return;
+        other++;
+        const gap = z[k * N + n] - z[k * N + rounded[k]];
+        assert.ok(gap < 0.02, `a logit lower by ${gap} (their deviation is 1) was chosen`);
+      });
+      assert.ok(other > 0 && other < 0.005 * exact.length, `${other} of ${exact.length} choices are others`);
+    }),
+  );
 });

@@ -200,6 +200,7 @@ describe('cost', () => {
     const depth = 2;
     assert.equal(sparse.parameters - dense.parameters, depth * closed.controller);
     assert.equal(sparse.forwardFlopsPerToken - dense.forwardFlopsPerToken, depth * 2 * closed.controller);
+    assert.equal(dense.parameters - sparse.activeParameters, depth * (2 * 32 * 64 - closed.decodeWeights));
     const model = buildModel(spec({ kind: 'sparse-ffn', hidden: 64, block: 8, rank: 4 }));
     assert.equal(countParams(model), sparse.parameters + depth * 64);
   });

@@ -72,6 +72,16 @@ describe('balance loss', () => {
     near(both, (each[0] + each[1]) / 2);
   });
 
+  test('with the load of all of them, micro-batches average to the loss of one big batch', () => {
+    const probs = Array.from(normals('micro', 6 * E), (x) => Math.exp(x));
+    const load = of([3, 0, 2, 1], [E]);
+    const part = (b: number) => value(() => balanceLoss(of(probs.slice(b * 2 * E, (b + 1) * 2 * E), [2, E]), load));
+    near(
+      [0, 1, 2].reduce((s, b) => s + part(b), 0) / 3,
+      value(() => balanceLoss(of(probs, [6, E]), load)),
+    );
+  });
+
   test('padding counts for nothing', () => {
     const probs = [0.7, 0.3, 0.2, 0.8, 0.5, 0.5];
     const padded = value(() => balanceLoss(of(probs, [3, 2]), of([2, 1], [2]), of([1, 1, 0], [3])));

@@ -6,7 +6,7 @@ import { AnsatzError } from '../../src/backend/errors.ts';
 import { displayWidth, stripAnsi } from '../../src/cli/term/format.ts';
 import { LiveView } from '../../src/cli/term/live.ts';
 import { Output, type OutputOptions, UsageError } from '../../src/cli/term/output.ts';
-import { type NewRunEvent, stamped } from '../../src/train/run/events.ts';
+import { type EventOf, type NewRunEvent, stamped } from '../../src/train/run/events.ts';
 
 const ESCAPE = String.fromCharCode(27);
 const TOKEN = new RegExp(`${ESCAPE}\\[[0-?]*[ -/]*[@-~]|[\\s\\S]`, 'gu');
@@ -323,6 +323,21 @@ test('a terminal made narrower has wrapped the old frame: all of its rows are re
   screen.draw(['short']);
   assert.ok(all.stdout.text.includes(`\r${ESCAPE}[6A`), '3 rows of 100 cells, 1, and 2 of 60 cells');
   screen.close();
+});
+
+test('layers that are monitored are one line: the range of each measure over those that have it', () => {
+  const all = capture({});
+  const layers: EventOf<'layers'>['layers'] = [
+    { layer: 'blocks.0.ffn', measures: { deadUnits: 0.015625, choiceEntropy: 0.91234 } },
+    { layer: 'blocks.1.ffn', measures: { maxVio: 0.5 } },
+    { layer: 'blocks.2.ffn', measures: { maxVio: 0.25, choiceEntropy: 0.5 } },
+  ];
+  feed(all, [plan, step(1), { event: 'layers', step: 1, layers }]);
+  const line = [all.stdout.text, all.stderr.text]
+    .join('\n')
+    .split('\n')
+    .find((l) => /layers at/.test(l));
+  assert.equal(stripAnsi(line ?? ''), 'layers at 1: deadUnits 0.0156, choiceEntropy 0.5 to 0.912, maxVio 0.25 to 0.5');
 });
 
 test('a resumed run drops the superseded part of its curve', () => {

@@ -1,7 +1,7 @@
 /** What `ansatz plan` does: the accounting of a config on the meta device, whatever its size. */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { AnsatzError } from '../../backend/errors.ts';
-import { accountFor } from '../../train/account.ts';
+import { type Account, accountFor } from '../../train/account.ts';
 import { parseTrainConfig, type TrainConfigInput } from '../../train/config.ts';
 import type { PlanFlags } from '../commands/plan.ts';
 import { applySettings, configured, loadRecipe } from '../common.ts';
@@ -24,6 +24,7 @@ export async function runPlan(output: Output, recipe: string | undefined, flags:
     output.style.bold(`plan of ${recipe ?? 'the spec'}`),
     ...pairs([
       ['parameters', `${formatCount(account.parameters)} (${roles.join(', ')})`],
+      ...(account.activeParameters < account.parameters ? [['', activeLine(account)] as [string, string]] : []),
       [
         'compute',
         `${formatCount(account.forwardFlopsPerToken)} FLOP a token forward, ${formatCount(account.modelFlopsPerToken)} in training`,
@@ -39,6 +40,9 @@ export async function runPlan(output: Output, recipe: string | undefined, flags:
     ]),
   ]);
 }
+
+const activeLine = (a: Account): string =>
+  `${formatCount(a.activeParameters)} active in a token, ${formatCount(a.activeNonEmbedding)} of them not embeddings`;
 
 async function recipeConfig(name: string, flags: PlanFlags): Promise<TrainConfigInput> {
   const recipe = await loadRecipe(name);
@@ -62,5 +66,10 @@ function specConfig(flags: PlanFlags): TrainConfigInput {
 function fileText(path: string): string {
   if (!existsSync(path))
     throw new AnsatzError(`no spec file ${path}`, { hint: 'give a JSON file, or the JSON itself' });
-  return readFileSync(path, 'utf8');
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (cause) {
+    const why = statSync(path).isDirectory() ? 'it is a folder' : (cause as NodeJS.ErrnoException).code;
+    throw new AnsatzError(`${path}: cannot be read: ${why}`, { hint: 'give a JSON file, or the JSON itself', cause });
+  }
 }

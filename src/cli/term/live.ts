@@ -1,6 +1,6 @@
 // The live view of a training run. Feed it the run's events as they come (from the trainer in this process or from
 // another one's events.jsonl); it draws on a terminal, prints lines without one, and passes events on in json mode.
-import type { RunEvent } from '../../train/run/events.ts';
+import type { EventOf, RunEvent } from '../../train/run/events.ts';
 import {
   flow,
   formatBytes,
@@ -51,6 +51,18 @@ function fittingColumns(width: number): number[] {
   const total = () => chosen.reduce((sum, k) => sum + COLUMNS[k][1] + GAP.length, -GAP.length);
   for (let spare = 1; total() > width && spare <= 6; spare++) chosen = chosen.filter((k) => COLUMNS[k][2] !== spare);
   return chosen;
+}
+
+/** Each measure of the layers that have it: its least and largest value. */
+function ranges(layers: EventOf<'layers'>['layers']): string {
+  const names = [...new Set(layers.flatMap(({ measures }) => Object.keys(measures)))];
+  return names
+    .map((name) => {
+      const all = layers.flatMap(({ measures }) => measures[name] ?? []);
+      const [least, most] = [Math.min(...all), Math.max(...all)].map((x) => String(Number(x.toPrecision(3))));
+      return `${name} ${least === most ? least : `${least} to ${most}`}`;
+    })
+    .join(', ');
 }
 
 export class LiveView {
@@ -130,6 +142,9 @@ export class LiveView {
         );
         break;
       }
+      case 'layers':
+        this.#output.say(`${style.dim(`layers at ${formatInteger(event.step)}:`)} ${ranges(event.layers)}`);
+        break;
       case 'started-from':
         this.#output.say(
           `${style.bold('started')} from ${clean(event.run)}, step ${formatInteger(event.step)}: ${event.copied} tensors, ${event.fresh.length} fresh`,

@@ -72,6 +72,13 @@ export interface EvalEvent extends Base {
   baselines: Record<string, number>;
 }
 
+/** How layers that choose are doing, by their recent training passes: balance of experts, use of units. */
+export interface LayersEvent extends Base {
+  event: 'layers';
+  step: number;
+  layers: { layer: string; measures: Record<string, number> }[];
+}
+
 export interface SampleEvent extends Base {
   event: 'sample';
   step: number;
@@ -129,6 +136,8 @@ export interface StartedFromEvent extends Base {
   /** Parameters with the other run's values; `grown` ones among them have new rows as well. */
   copied: number;
   grown: string[];
+  /** Stacks of layers (experts) that started as copies of a single one. */
+  stacked?: string[];
   /** Parameters that the other run did not have. */
   fresh: string[];
   /** What it had and this model has not. */
@@ -151,6 +160,7 @@ export type RunEvent =
   | PlanEvent
   | StepEvent
   | EvalEvent
+  | LayersEvent
   | SampleEvent
   | CheckpointEvent
   | SkipEvent

@@ -5,7 +5,7 @@
 //   checkpoints/<step>/   weights, optimiser and state (checkpoint.ts)
 //   report.json, .html    written at the end (report.ts)
 //   .lock-<host>-<pid>    while a process trains into it (lock.ts)
-import { readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
 import { AnsatzError } from '../../backend/errors.ts';
@@ -77,7 +77,11 @@ export class RunFolder {
     const folder = resolve(path);
     const file = entriesOf(folder)?.includes('config.json') ? readConfig(folder) : undefined;
     if (!file) {
-      const why = entriesOf(folder) ? 'it has no config.json of a run' : 'there is no such folder';
+      const why = entriesOf(folder)
+        ? 'it has no config.json of a run'
+        : existsSync(folder)
+          ? 'it is a file, not a folder'
+          : 'there is no such folder';
       throw new AnsatzError(`${path}: is not a run: ${why}`, { hint: 'give the folder that a training run printed' });
     }
     if (file.version !== VERSION) {

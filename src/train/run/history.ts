@@ -9,6 +9,7 @@ export class RunHistory {
   end: EventOf<'run-end'> | undefined;
   steps: EventOf<'step'>[] = [];
   evals: EventOf<'eval'>[] = [];
+  layers: EventOf<'layers'>[] = [];
   samples: EventOf<'sample'>[] = [];
   checkpoints: EventOf<'checkpoint'>[] = [];
   skips: EventOf<'skip'>[] = [];
@@ -41,6 +42,9 @@ export class RunHistory {
         break;
       case 'eval':
         this.evals.push(event);
+        break;
+      case 'layers':
+        this.layers.push(event);
         break;
       case 'sample':
         this.samples.push(event);
@@ -79,6 +83,7 @@ export class RunHistory {
     this.end = undefined;
     this.steps = upTo(this.steps);
     this.evals = upTo(this.evals);
+    this.layers = upTo(this.layers);
     this.samples = upTo(this.samples);
     this.checkpoints = upTo(this.checkpoints);
     this.skips = upTo(this.skips);

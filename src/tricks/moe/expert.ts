@@ -73,11 +73,14 @@ export function buildExperts(config: SlotConfig, context: ExpertContext): Expert
 export function expertMatrix(
   shape: readonly [number, number, number],
   fan: { in: number; out: number; gain?: number },
+  /** Whether a single layer of the kind has rows and columns the other way. */
+  turned = false,
 ): ParamSpec {
   const { gain = 1 } = fan;
   const init = { kind: 'normal', std: gain / Math.sqrt(fan.in) } as const;
   const depth = gain === 1 ? {} : { depthGain: gain };
-  return { shape, init, role: 'hidden', fanIn: fan.in, fanOut: fan.out, decay: true, ...depth };
+  const stackOf = { turned };
+  return { shape, init, role: 'hidden', fanIn: fan.in, fanOut: fan.out, decay: true, ...depth, stackOf };
 }
 
 /**
@@ -98,7 +101,7 @@ function dense(o: DenseOptions, context: ExpertContext, gated: boolean, act: (h:
   const f = o.hidden;
   const inner = gated ? 2 * f : f;
   const up = expertMatrix([E, inner, d], { in: d, out: f });
-  const down = expertMatrix([E, f, d], { in: f, out: d, gain: 1 / Math.sqrt(2 * depth) });
+  const down = expertMatrix([E, f, d], { in: f, out: d, gain: 1 / Math.sqrt(2 * depth) }, true);
   return {
     params: { up: gated ? { ...up, parts: [f, f] } : up, down },
     flopsPerRow: 2 * d * (inner + f),

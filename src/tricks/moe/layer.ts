@@ -31,9 +31,10 @@ import {
   sum,
   type Tensor,
 } from '../../tensor/index.ts';
-import { buildExperts } from './expert.ts';
+import { buildExperts, type Experts } from './expert.ts';
 import { balanceLoss, routerZLoss } from './losses.ts';
-import type { MoeOptions } from './options.ts';
+import { loadMonitor } from './monitor.ts';
+import { type MoeOptions, unlikeOne } from './options.ts';
 import { type Decision, decide, routerWeight } from './router.ts';
 
 /** Saved with the weights, but not trained. */
@@ -50,11 +51,25 @@ const state = (size: number): ParamSpec => ({
 /** Sets a state tensor. */
 const put = (t: Tensor, value: Tensor): void => accumulate(t, sub(value, t));
 
+/**
+ * Experts as parts of a mixture: a token uses k of E, and what keeps them from starting as the dense layer of which they
+ * are copies.
+ */
+function ofMixture({ params = {}, ...rest }: Experts, o: MoeOptions): Experts {
+  const unlike = unlikeOne(o);
+  const k = o.routing.kind === 'expert-choice' ? Math.min(o.routing.factor, o.experts) : o.active;
+  const noted = ({ stackOf, used = 1, ...spec }: ParamSpec): ParamSpec => ({
+    ...{ ...spec, used: (used * k) / o.experts },
+    ...(stackOf ? { stackOf: unlike === null ? stackOf : { ...stackOf, unlike } } : {}),
+  });
+  return { ...rest, params: Object.fromEntries(Object.entries(params).map(([name, spec]) => [name, noted(spec)])) };
+}
+
 export function buildMoe(o: MoeOptions, context: SlotContext): Mixer {
   const { dims, layer, scales } = context;
   const { width, depth } = dims;
   const { experts: E } = o;
-  const experts = buildExperts(o.expert, { experts: E, width, depth, layer });
+  const experts = ofMixture(buildExperts(o.expert, { experts: E, width, depth, layer }), o);
   const shared = o.shared > 0 ? sharedExperts(o, context) : null;
   const counted = o.routing.kind !== 'expert-choice';
   return {
@@ -75,7 +90,7 @@ export function buildMoe(o: MoeOptions, context: SlotContext): Mixer {
       const addend = reshape(base, [-1, width]);
       return reshape(combineGroups(y, d.gates, d.routing, { addend, alpha: scales.branch }), residual.shape);
     },
-    afterStep: counted ? (p) => finishStep(o, p) : undefined,
+    ...(counted ? { afterStep: (p: ParamTree) => finishStep(o, p), monitor: loadMonitor } : {}),
   };
 }
 

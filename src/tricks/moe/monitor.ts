@@ -1,5 +1,5 @@
 /** How well the load is spread. */
-import { flatten, type ParamTree } from '../../nn/index.ts';
+import { flatten, type Monitor, type ParamTree } from '../../nn/index.ts';
 
 export interface LoadStats {
   /** Each expert's share of the assignments. */
@@ -26,6 +26,15 @@ export function loadStats(load: ArrayLike<number>): LoadStats {
     dead: share.filter((f) => f < 0.1 / E).length,
   };
 }
+
+/** Of the last finished step. */
+export const loadMonitor: Monitor = {
+  state: ['lastLoad'],
+  measure: (load) => {
+    const { maxVio, entropy, dead } = loadStats(load);
+    return { maxVio, loadEntropy: entropy, deadExperts: dead };
+  },
+};
 
 /** Load of the last finished step of every mixture in a model, by the layer's path. */
 export function lastLoads(params: ParamTree): { path: string; load: Float32Array }[] {

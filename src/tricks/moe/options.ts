@@ -7,7 +7,7 @@ const capacity = z.strictObject({
   kind: z.literal('capacity'),
   /** Capacity factor in training. */
   factor: z.number().positive().default(1.25),
-  /** In evaluation; 0 drops nothing there. */
+  /** In evaluation of whole texts; 0 drops nothing there. Decoding by rows never drops. */
   evalFactor: z.number().min(0).default(2),
   /**
    * What the factor multiplies, to be stated because libraries differ: `tokens` T/E (Mesh TensorFlow, Flaxformer: top-2
@@ -151,6 +151,17 @@ export function resolve(o: Parsed, causal: boolean): MoeOptions {
     gateScale: o.gateScale ?? (gate === 'softmax' ? 1 : Math.sqrt(k)),
     balanceLoss: o.balanceLoss ?? (expertChoice ? 0 : 0.01),
   };
+}
+
+/** Why a mixture of equal experts is not the same function as one of them, or null (sparse upcycling). */
+export function unlikeOne(o: MoeOptions): string | null {
+  const { kind } = o.routing;
+  if (o.shared) return 'shared experts add to the routed ones';
+  if (kind === 'expert-choice') return 'tokens have different numbers of experts';
+  if (kind === 'capacity') return "full experts drop tokens: use routing 'dropless'";
+  if (o.gate === 'softmax' || o.gateScale !== 1)
+    return "its gates do not sum to 1: use gate 'renormalised', gateScale 1";
+  return null;
 }
 
 /** Places of each expert in a scope of `tokens` tokens. */

@@ -19,6 +19,7 @@ import {
   ne,
   noGrad,
   ones,
+  quantise,
   type Routing,
   reshape,
   route,
@@ -67,7 +68,9 @@ export function routerLogits(w: Tensor, x: Tensor, jitter: number, c: ForwardCon
   let rows = reshape(x, [-1, x.shape[x.rank - 1]]);
   if (jitter > 0 && c.training && c.random)
     rows = mul(cast(rows, 'f32'), uniform(c.random, rows.shape, c.nextStream(), 1 - jitter, 1 + jitter));
-  return matmul(rows, w, { transB: true, compute: 'f32', out: 'f32' });
+  // In blocks, a row's sums do not depend on how many rows there are: neither do its experts.
+  const weight = c.rows ? c.rows.constant(() => quantise(w, 'f32x16')) : w;
+  return matmul(rows, weight, { transB: true, compute: 'f32', out: 'f32' });
 }
 
 /** f32 [N]: 1 for tokens, 0 for padding (segment 0). */
@@ -108,7 +111,8 @@ function select(
   const base = { k, span: T, groups, keepGroups, bias, use: tokens };
   if (o.routing.kind !== 'capacity') return route(by, base);
   const r = o.routing;
-  const capacity = capacityOf(r, r.scope === 'sequence' ? T : N, E, k, c.training);
+  // Rows of a decoding pass belong to any sequences: who else is being served must not take places.
+  const capacity = c.rows ? 0 : capacityOf(r, r.scope === 'sequence' ? T : N, E, k, c.training);
   const limits = { ...base, capacity, bySequence: r.scope === 'sequence', order: r.order };
   if (r.second === 'all' || (r.second === 'random' && !(c.training && c.random))) return route(by, limits);
   // The rule looks at the gates of the chosen, so choosing comes first.

@@ -7,8 +7,19 @@ import type { Device } from '../../backend/device.ts';
 import { AnsatzError } from '../../backend/errors.ts';
 import { buildModel } from '../../model/model.ts';
 import { blockSlot, type ModelSpec, type ModelSpecInput, parseSpec } from '../../model/spec.ts';
-import { flatten, initialise, type ParamTree, type SlotConfig } from '../../nn/index.ts';
+import {
+  declared,
+  flatten,
+  initialise,
+  type NamedParam,
+  type ParamTree,
+  type SlotConfig,
+  singleOf,
+  singleShape,
+  stacked,
+} from '../../nn/index.ts';
 import type { Tensor } from '../../tensor/index.ts';
+import { moeSchema, resolve, unlikeOne } from './options.ts';
 
 /** Options of the mixture besides experts: as in the `moe` slot. */
 export interface UpcycleOptions {
@@ -37,12 +48,8 @@ export function upcycledSpec(dense: ModelSpecInput, options: UpcycleOptions): Mo
 /** Why a block would not start as the dense one, or null. */
 function obstacle(ffn: SlotConfig): string | null {
   if (ffn.kind !== 'moe') return null;
-  const o = ffn as SlotConfig & { gate?: string; gateScale?: number; shared?: number; routing?: { kind: string } };
-  if (o.gate !== 'renormalised' || o.gateScale !== 1)
-    return "its gates do not sum to 1: gate 'renormalised', gateScale 1";
-  if (o.shared) return 'shared experts add to the routed ones';
-  if (o.routing?.kind === 'expert-choice') return 'tokens have different numbers of experts';
-  return null;
+  const { kind: _, ...options } = ffn;
+  return unlikeOne(resolve(moeSchema.parse(options), false));
 }
 
 /**
@@ -58,10 +65,12 @@ export function upcycle(dense: ParamTree, spec: ModelSpecInput, device: Device, 
   }
   const old = new Map(flatten(dense).map((t) => [t.path, t.tensor]));
   const params = initialise(model, device, seed);
+  const specs = new Map(declared(model).map((p) => [p.path, p]));
   for (const { path, tensor } of flatten(params)) {
     const same = old.get(path);
+    const named = specs.get(path)!;
     if (same) copy(path, same, tensor);
-    else if (/\.ffn\.experts\.(up|down)$/.test(path)) copyToExperts(path, old, tensor);
+    else if (named.spec.stackOf) copyToExperts(named, old, tensor);
     else if (!/\.ffn\.(router|load|lastLoad|bias|rate)$/.test(path))
       throw new AnsatzError(`upcycle: the dense model has no '${path}'`, {
         hint: 'use the spec that it was trained with',
@@ -76,13 +85,10 @@ function copy(path: string, from: Tensor, to: Tensor): void {
   to.writeBits(from.bitsSync());
 }
 
-/** Experts store a hidden unit as a row in both matrices; the dense `down` has them as columns. */
-function copyToExperts(path: string, old: ReadonlyMap<string, Tensor>, to: Tensor): void {
-  const from = old.get(path.replace('.experts.', '.'));
+function copyToExperts({ path, spec }: NamedParam, old: ReadonlyMap<string, Tensor>, to: Tensor): void {
+  const from = old.get(singleOf(path));
   if (!from) throw new AnsatzError(`upcycle: the dense model has no layer for '${path}'`);
-  const [E, rows, cols] = to.shape;
-  const flip = path.endsWith('.down');
-  const wanted = flip ? [cols, rows] : [rows, cols];
+  const wanted = singleShape(spec);
   if (String(from.shape) !== String(wanted))
     throw new AnsatzError(
       `upcycle: '${path}' takes [${wanted.join(', ')}], the dense layer has [${from.shape.join(', ')}]`,
@@ -90,11 +96,5 @@ function copyToExperts(path: string, old: ReadonlyMap<string, Tensor>, to: Tenso
         hint: 'an expert has as many units as the dense layer',
       },
     );
-  const values = from.dataSync();
-  const one = new Float32Array(rows * cols);
-  for (let r = 0; r < rows; r++)
-    for (let k = 0; k < cols; k++) one[r * cols + k] = flip ? values[k * rows + r] : values[r * cols + k];
-  const all = new Float32Array(E * rows * cols);
-  for (let e = 0; e < E; e++) all.set(one, e * rows * cols);
-  to.write(all);
+  to.write(stacked(spec, from.dataSync()));
 }

@@ -2,21 +2,11 @@
 import { z } from 'zod';
 import { type ForwardContext, type ParamSpec, registerSlot, repeats, tensorOf } from '../../nn/index.ts';
 import { linear, matrix, packed, vector, writeBranch } from '../../nn/linear.ts';
-import {
-  absSum,
-  affine,
-  clamp,
-  glu,
-  noGrad,
-  nonzeroShare,
-  relu,
-  scaleBy,
-  type Tensor,
-  track,
-} from '../../tensor/index.ts';
+import { absSum, affine, clamp, glu, noGrad, relu, scaleBy, type Tensor } from '../../tensor/index.ts';
 import { registerTrick } from '../registry.ts';
+import { activityMonitor, activityParams, trackActivity } from './monitor.ts';
 
-export { activities, activityOf } from './monitor.ts';
+export { activities, activityMonitor, activityOf, activityParams, trackActivity } from './monitor.ts';
 
 const options = z.strictObject({
   /** Units. */
@@ -48,14 +38,14 @@ registerSlot({
   build: (o, { dims, scales, layer }) => {
     const { width, depth } = dims;
     const F = o.hidden;
-    const active: ParamSpec = { ...vector(F, 0), trainable: false };
     return {
       params: {
         up: o.gated ? packed([F, F], width) : matrix(F, width),
         down: matrix(width, F, 1 / Math.sqrt(2 * depth)),
         ...(o.bias ? { upBias: vector(o.gated ? 2 * F : F, 0), downBias: vector(width, 0) } : {}),
-        ...(o.activeDecay > 0 ? { active } : {}),
+        ...(o.activeDecay > 0 ? activityParams(F) : {}),
       } as Record<string, ParamSpec>,
+      ...(o.activeDecay > 0 ? { monitor: activityMonitor } : {}),
       forward: (p, x, residual, c) => {
         const up = linear(x, tensorOf(p, 'up'), c, { bias: o.bias ? tensorOf(p, 'upBias') : null });
         const h = o.gated ? glu(up, 'relu') : relu(up);
@@ -74,7 +64,7 @@ registerSlot({
                 : term,
             );
           }
-          if (o.activeDecay > 0 && !repeats(c)) track(tensorOf(p, 'active'), nonzeroShare(h), o.activeDecay);
+          if (o.activeDecay > 0 && !repeats(c)) trackActivity(p, h, o.activeDecay);
         }
         return writeBranch(h, tensorOf(p, 'down'), residual, c, {
           bias: o.bias ? tensorOf(p, 'downBias') : null,

@@ -13,6 +13,7 @@ import {
   matmul,
   packLogits,
   packUnits,
+  quantise,
   reshape,
   scope,
   sparseUnits,
@@ -21,6 +22,7 @@ import {
   unitChoice,
 } from '../../tensor/index.ts';
 import { maskedUnits } from './gate.ts';
+import { usageMonitor } from './monitor.ts';
 import { type SparseFfnOptions, sparseParams } from './options.ts';
 
 const unitTypes: Readonly<Record<BlockType, UnitType>> = { q8: 'q8', q4: 'q4', bf16x16: 'bf16', f32x16: 'f32' };
@@ -45,8 +47,9 @@ export function buildSparseFfn(o: SparseFfnOptions, { dims, scales, layer }: Slo
   const masked = (p: ParamTree, x: Tensor, residual: Tensor, c: ForwardContext): Tensor => {
     const flat = reshape(x, [-1, width]);
     const h = linear(flat, tensorOf(p, 'up'), c, { bias: biasOf(p, 'upBias') });
-    // The controller runs in f32: a rounded logit is another choice.
-    const t = matmul(flat, tensorOf(p, 'low'), { transB: true, compute: 'f32', out: 'f32' });
+    // The controller runs in f32: a rounded logit is another choice. In blocks, a row does not see how many there are.
+    const low = c.rows ? c.rows.constant(() => quantise(tensorOf(p, 'low'), 'f32x16')) : tensorOf(p, 'low');
+    const t = matmul(flat, low, { transB: true, compute: 'f32', out: 'f32' });
     const a = maskedUnits(o, p, h, t, c);
     return writeBranch(reshape(a, [...x.shape.slice(0, -1), o.hidden]), tensorOf(p, 'down'), residual, c, {
       bias: biasOf(p, 'downBias'),
@@ -78,6 +81,7 @@ export function buildSparseFfn(o: SparseFfnOptions, { dims, scales, layer }: Slo
       ...sparseParams(o, { width, depth }, [width, o.hidden]),
       ...(o.bias ? { upBias: vector(o.hidden, 0), downBias: vector(width, 0) } : {}),
     } as Record<string, ParamSpec>,
+    ...(o.usageDecay > 0 ? { monitor: usageMonitor(o.block) } : {}),
     forward: (p, x, residual, c) => (unpacked(p) ? masked(p, x, residual, c) : chosen(p, x, residual, c)),
     forDecoding: (p, type) => {
       // Probabilities as factors of units need all logits of a block. What is packed already stays so.

@@ -1,5 +1,5 @@
 /** Which units are used. */
-import { flatten, type ParamTree } from '../../nn/index.ts';
+import { flatten, type Monitor, type ParamTree } from '../../nn/index.ts';
 
 export interface Usage {
   /** Entropy of each block's choices over ln N: 1 is uniform, 0 collapse to one unit. */
@@ -13,20 +13,20 @@ export interface Usage {
 }
 
 /**
- * @param share share of tokens that chose each unit, blocks of `block` one after the other
- * @param threshold a unit at or below this share counts as dead; by default only what was never chosen
+ * @param share share of tokens that chose each unit, blocks of `block` one after the other. Running shares lack what
+ *   passes before the first would have added, so they count relative to their block's sum
+ * @param threshold a unit at or below this share counts as dead. A running share never falls to 0 again: by default one
+ *   choice in a million tokens, which is about what passes of the last 10^6 tokens leave
  */
-export function usageOf(share: ArrayLike<number>, block: number, threshold = 0): Usage {
+export function usageOf(share: ArrayLike<number>, block: number, threshold = 1e-6): Usage {
   const entropy: number[] = [];
   let dead = 0;
   for (let b = 0; b < share.length; b += block) {
     let [total, nats] = [0, 0];
-    for (let n = 0; n < block; n++) {
-      total += share[b + n];
-      dead += +(share[b + n] <= threshold);
-    }
+    for (let n = 0; n < block; n++) total += share[b + n];
     for (let n = 0; n < block; n++) {
       const f = total > 0 ? share[b + n] / total : 0;
+      dead += +(f <= threshold);
       if (f > 0) nats -= f * Math.log(f);
     }
     entropy.push(nats / Math.log(block));
@@ -39,6 +39,15 @@ export function usageOf(share: ArrayLike<number>, block: number, threshold = 0):
     deadShare: dead / share.length,
   };
 }
+
+/** Of the running shares of a layer, or of all experts of a mixture. */
+export const usageMonitor = (block: number): Monitor => ({
+  state: ['usage'],
+  measure: (share) => {
+    const { meanEntropy, leastEntropy, deadShare } = usageOf(share, block);
+    return { choiceEntropy: meanEntropy, leastChoiceEntropy: leastEntropy, deadUnits: deadShare };
+  },
+});
 
 /** The running shares of every layer that keeps them, by the layer's path. */
 export const usages = (params: ParamTree): { path: string; share: Float32Array }[] =>

@@ -74,11 +74,11 @@ export function sparseParams(
     decay: false,
     init: { kind: 'constant', value: 0 },
   } as const;
-  return {
+  const params: Record<string, ParamSpec> = {
     up: {
       shape: [...lead, hidden, width],
       init: normal(glorotUnits ? glorot(width, hidden) : 1 / Math.sqrt(width)),
-      ...{ role: 'hidden', fanIn: width, fanOut: hidden, decay: true },
+      ...{ role: 'hidden', fanIn: width, fanOut: hidden, decay: true, used: 1 / block },
     },
     down: {
       shape: [...lead, ...down],
@@ -86,7 +86,7 @@ export function sparseParams(
         (glorotUnits ? glorot(hidden, width) : depthGain / Math.sqrt(hidden)) * (o.scale ? Math.sqrt(block) : 1),
       ),
       // An output is a sum over the active units.
-      ...{ role: 'hidden', fanIn: hidden / block, fanOut: width, decay: true },
+      ...{ role: 'hidden', fanIn: hidden / block, fanOut: width, decay: true, used: 1 / block },
       ...(glorotUnits ? {} : { depthGain }),
     },
     low: {
@@ -104,4 +104,8 @@ export function sparseParams(
     ...(o.controllerBias ? { logitsBias: { shape: [...lead, hidden], ...state } } : {}),
     ...(o.usageDecay > 0 ? { usage: { shape: [...lead, hidden], ...state, trainable: false } } : {}),
   };
+  if (experts === undefined) return params;
+  // Experts may start as copies of one layer, whose output matrix has a unit's weights in a column.
+  const of = (name: string): ParamSpec => ({ ...params[name], stackOf: { turned: name === 'down' } });
+  return Object.fromEntries(Object.keys(params).map((name) => [name, of(name)]));
 }

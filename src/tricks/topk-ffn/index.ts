@@ -2,9 +2,10 @@
 import { z } from 'zod';
 import { AnsatzError } from '../../backend/errors.ts';
 import { type ParamSpec, registerSlot, repeats, tensorOf } from '../../nn/index.ts';
-import { linear, matrix, vector, writeBranch } from '../../nn/linear.ts';
-import { gelu, mul, nonzeroShare, normalQuantile, silu, slice, statTopk, track } from '../../tensor/index.ts';
+import { linear, matrix, writeBranch } from '../../nn/linear.ts';
+import { gelu, mul, normalQuantile, silu, slice, statTopk } from '../../tensor/index.ts';
 import { registerTrick } from '../registry.ts';
+import { activityMonitor, activityParams, trackActivity } from '../relu-l1/index.ts';
 
 const options = z.strictObject({
   /** Units. */
@@ -38,19 +39,18 @@ registerSlot({
       throw new AnsatzError('topk-ffn: the gated form scores with all inputs', { hint: 'drop ffn.predictor' });
     const cut = normalQuantile(1 - o.density);
     const act = o.activation === 'gelu' ? gelu : silu;
-    const active: ParamSpec = { ...vector(o.hidden, 0), trainable: false };
     return {
       params: {
         score: matrix(o.hidden, r),
         value: matrix(o.hidden, o.form === 'spark' ? d - r : d),
         down: matrix(d, o.hidden, 1 / Math.sqrt(2 * depth)),
-        ...(o.activeDecay > 0 ? { active } : {}),
+        ...(o.activeDecay > 0 ? activityParams(o.hidden) : {}),
       } as Record<string, ParamSpec>,
+      ...(o.activeDecay > 0 ? { monitor: activityMonitor } : {}),
       forward: (p, x, residual, c) => {
         const spark = o.form === 'spark';
         const kept = statTopk(linear(spark ? slice(x, -1, 0, r) : x, tensorOf(p, 'score'), c), cut);
-        if (c.training && o.activeDecay > 0 && !repeats(c))
-          track(tensorOf(p, 'active'), nonzeroShare(kept), o.activeDecay);
+        if (c.training && o.activeDecay > 0 && !repeats(c)) trackActivity(p, kept, o.activeDecay);
         const h = mul(act(kept), linear(spark ? slice(x, -1, r, d) : x, tensorOf(p, 'value'), c));
         return writeBranch(h, tensorOf(p, 'down'), residual, c, {
           bias: null,
