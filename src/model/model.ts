@@ -1,7 +1,7 @@
 /** A spec made into something that computes: parameters it wants, a loss, logits. */
 import { z } from 'zod';
 import { AnsatzError } from '../backend/errors.ts';
-import type { ForwardContext, Module, ParamTree } from '../nn/index.ts';
+import { type ForwardContext, type Module, type ParamTree, settledSlot } from '../nn/index.ts';
 import type { Tensor } from '../tensor/index.ts';
 import { buildDecoder } from './decoder.ts';
 import { describeIssues, type ModelSpec, type ModelSpecInput, parseSpec } from './spec.ts';
@@ -93,6 +93,8 @@ type Layout = (spec: ModelSpec) => Model;
 export interface LayoutTraits {
   /** It has an encoder, which an objective must feed. */
   readonly encoder?: boolean;
+  /** The longest row of a decoder, in contexts: 1, or more where it holds the encoder's tokens too. */
+  readonly rowContexts?: number;
   /** Decodes by rows (src/nn/rows.ts), always or by the spec. */
   readonly rows?: boolean | ((spec: ModelSpec) => boolean);
   /** Options besides `kind`, when `layout` is an object; without a schema there are none. */
@@ -127,6 +129,15 @@ export function layoutOptions(spec: Pick<ModelSpec, 'layout'>): object {
   const parsed = (layoutTraits(spec).options ?? z.strictObject({})).safeParse(options);
   if (!parsed.success) throw new AnsatzError(`model spec: layout ${kind}: ${describeIssues(parsed.error)}`);
   return parsed.data;
+}
+
+/** The spec for rows of `length` tokens: the same weights, and the same function of rows up to the spec's own context. */
+export function withContext(spec: ModelSpec, length: number): ModelSpec {
+  if (length <= spec.context) return spec;
+  const longest = spec.context * (layoutTraits(spec).rowContexts ?? 1);
+  const settle = (slot: ModelSpec['attention']): ModelSpec['attention'] => settledSlot('attention', slot, longest);
+  const overrides = spec.overrides.map((o) => (o.attention ? { ...o, attention: settle(o.attention) } : o));
+  return { ...spec, context: length, attention: settle(spec.attention), overrides };
 }
 
 /**

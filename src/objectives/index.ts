@@ -14,5 +14,6 @@ export {
   objectiveKinds,
   objectiveSchema,
   registerObjective,
+  settledObjective,
 } from './registry.ts';
 export { ANSWER, ANSWERED, MARKS, READ } from './supervised.ts';

@@ -13,6 +13,8 @@ export const IGNORE = -1;
 export interface Sizes {
   /** Tokens of a row as the run config says: `length`, or the model's context. */
   readonly length: number;
+  /** Positions that the model has; absent: as many as `length`. */
+  readonly longest?: number;
   /** Whether the model has an encoder. */
   readonly encoder: boolean;
 }

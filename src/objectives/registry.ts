@@ -13,6 +13,8 @@ export interface ObjectiveKind<C> {
   readonly options: z.ZodType<C>;
   /** @throws AnsatzError when the options do not fit the sizes. */
   build(options: C, sizes: Sizes): Objective;
+  /** The same options with whatever they take from the sizes written out; absent: they take nothing. */
+  settled?(options: C, sizes: Sizes): C;
 }
 
 const registry = new Map<string, ObjectiveKind<unknown>>();
@@ -34,4 +36,10 @@ export function buildObjective(config: ObjectiveConfig, sizes: Sizes): Objective
   const known = registry.get(config.kind);
   if (!known) throw new AnsatzError(`unknown objective '${config.kind}'`);
   return known.build(config, sizes);
+}
+
+/** A config that stays the same objective, special tokens included, for rows of another length. */
+export function settledObjective(config: ObjectiveConfig, sizes: Sizes): ObjectiveConfig {
+  const settled = registry.get(config.kind)?.settled?.(config, sizes) as object | undefined;
+  return settled ? { ...settled, kind: config.kind } : config;
 }

@@ -7,7 +7,7 @@ import { z } from 'zod';
 import { plainShape } from './causal.ts';
 import { IGNORE, type Objective, type Row, type RowMaker, type Sizes, type Vocabulary } from './objective.ts';
 import { segmentsOf } from './prefix-lm.ts';
-import { buildObjective, objectiveSchema, registerObjective } from './registry.ts';
+import { buildObjective, objectiveSchema, registerObjective, settledObjective } from './registry.ts';
 import { decoderWriter, encoderWriter } from './write.ts';
 
 /** Marks in the stored text, counted from `marks`: an answer begins, it ends, what an encoder reads ends. */
@@ -94,4 +94,5 @@ registerObjective({
   summary: 'answers predicted from what was given; what was given is no target (fine-tuning)',
   options,
   build,
+  settled: (o, sizes) => ({ ...o, ...(o.base && { base: settledObjective(o.base, sizes) }) }),
 });

@@ -74,13 +74,23 @@ export function planRow(o: Ul2Options, sizes: Sizes): RowPlan {
   const named: readonly Denoiser[] = typeof o.mixture === 'string' ? mixtures[o.mixture] : o.mixture;
   const list = o.sequentialShare === undefined ? named : withSequentialShare(named, o.sequentialShare);
   const budget = o.budget ?? sizes.length;
-  if (budget > sizes.length)
-    throw new AnsatzError(`objective ul2: examples of ${budget} tokens are longer than a row, ${sizes.length}`, {
-      hint: 'lower objective.budget, or raise length (and model.context)',
+  // Rows of examples are as long as their examples make them: only a model's positions limit those.
+  const longest = sizes.longest ?? sizes.length;
+  if (budget > longest)
+    throw new AnsatzError(`objective ul2: examples of ${budget} tokens are longer than a row can be, ${longest}`, {
+      hint: 'lower objective.budget, or raise model.context',
     });
   if (budget < 16) throw new AnsatzError(`objective ul2: examples of ${budget} tokens are too short: at least 16`);
   const mode = o.modes ? 1 : 0;
   const kinds = list.map((d) => exampleOf(d, budget, mode, sizes.encoder));
+  // A dense denoiser has more targets than inputs, and the decoder must have positions for them.
+  const most = kinds.map((e) => sizesOf(e, e.given ?? 1, mode).targets);
+  const beyond = sizes.encoder ? most.findIndex((targets) => targets > longest) : -1;
+  if (beyond >= 0)
+    throw new AnsatzError(
+      `objective ul2: denoiser ${beyond + 1} of the mixture has examples of ${most[beyond]} targets, longer than a row can be, ${longest}`,
+      { hint: 'lower its density or objective.budget, or raise model.context' },
+    );
   const shares = list.map((d) => d.share);
   const total =
     o.examples ??

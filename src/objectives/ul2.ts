@@ -146,4 +146,5 @@ registerObjective({
   summary: 'mixture of denoisers with mode tokens (Tay et al. 2022), for decoders and encoder-decoders',
   options,
   build,
+  settled: (o, { length }) => ({ ...o, budget: o.budget ?? length }),
 });

@@ -5,10 +5,12 @@
 import { AnsatzError } from '../backend/errors.ts';
 import { bitsPerByte } from '../data/baselines.ts';
 import type { TokenBatch } from '../data/types.ts';
+import { withContext } from '../model/model.ts';
 import type { ModelSpec } from '../model/spec.ts';
 import { disposeTree } from '../nn/index.ts';
 import { parseTrainConfig, type TrainConfig } from './config.ts';
 import { type ObjectiveLoss, objectiveLoss } from './evaluate.ts';
+import { objectiveOf, settledFor } from './objective.ts';
 import type { Checkpoint } from './run/checkpoint.ts';
 import { heldOutRows, loadModel, openRunData, rowLength } from './session.ts';
 import { EvalStep } from './step.ts';
@@ -97,11 +99,14 @@ export function evaluationConfig(config: TrainConfig, o: EvaluateOptions): Train
     throw new AnsatzError(`learned positions end at ${config.model.context}: there are none for ${length} tokens`, {
       hint: `use --length ${config.model.context} or less`,
     });
-  const adapted = o.adapt ? o.adapt(config.model, length, trained) : config.model;
-  const model = { ...adapted, context: Math.max(adapted.context, length) };
+  const longer = withContext(config.model, length);
+  const model = o.adapt ? o.adapt(longer, length, trained) : longer;
   const batch = Math.max(1, Math.floor((config.batch * trained) / length));
   const crossDocuments = o.crossDocuments ?? config.data.crossDocuments;
-  return parseTrainConfig({ ...config, model, length, batch, data: { ...config.data, crossDocuments } });
+  // Held-out rows that an objective leaves as they are need none of its masks.
+  const plain = !o.objective && !objectiveOf(config).heldOut;
+  const objective = plain ? { kind: 'causal' } : settledFor(config);
+  return parseTrainConfig({ ...config, objective, model, length, batch, data: { ...config.data, crossDocuments } });
 }
 
 /** Evaluates a checkpoint of a run on its held-out text. */

@@ -3,7 +3,7 @@ import { z } from 'zod';
 import '../tricks/index.ts';
 import { AnsatzError } from '../backend/errors.ts';
 import { describeIssues, headWidth, modelSpecSchema } from '../model/spec.ts';
-import { hasGeneralMasks } from '../nn/index.ts';
+import { hasGeneralMasks, isPastOnly } from '../nn/index.ts';
 import { objectiveSchema } from '../objectives/index.ts';
 import { adapterSchema } from './lora.ts';
 import { objectiveOf } from './objective.ts';
@@ -124,6 +124,11 @@ function checkObjective(config: TrainConfig): void {
   const { kind } = config.objective;
   if (packs && config.data.packing !== 'stream')
     throw new AnsatzError(`run config: objective ${kind} packs its rows itself: data.packing must be stream`);
+  if (shape.visible && isPastOnly(config.model.positions))
+    throw new AnsatzError(
+      `run config: with positions '${config.model.positions.kind}' scores grow with distance ahead of a query, and objective ${kind} lets queries see ahead`,
+      { hint: "use positions 'rope', or set objective.bidirectional=false" },
+    );
   if (!shape.visible && !shape.keep) return;
   const { attention, overrides } = config.model;
   const narrow = [attention, ...overrides.flatMap((o) => o.attention ?? [])].find((a) => !hasGeneralMasks(a));

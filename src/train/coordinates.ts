@@ -52,20 +52,35 @@ const OUTPUT = 'logits';
 /** Values of it that are kept for each seed and step. */
 const KEPT = 1 << 16;
 
-/** Layers of different depth have no names in common: what stands in blocks is averaged over them. */
+/**
+ * Layers of different depth have no names in common: of what stands in blocks, the one with half of a stack behind it is
+ * taken, block L / 2 for what comes first in a block and (L - 1) / 2 for feed-forward layers (between two blocks: their
+ * mean). A mean over all blocks would not do: they have (L - 1) / (2 L) of the stack behind them, which goes with L.
+ */
 function grouped(values: Sizes, byDepth: boolean): Sizes {
   if (!byDepth) return values;
-  const lists = new Map<string, { level: number; change: number }[]>();
-  for (const [name, v] of values) {
-    const key = name.replace(/blocks\.\d+\./, 'blocks.');
-    lists.set(key, [...(lists.get(key) ?? []), v]);
-  }
-  const average = (all: number[]): number => all.reduce((a, b) => a + b, 0) / all.length;
+  const named = [...values].map(([name, v]) => {
+    const [, stack = '', block, rest] = /^(.*?)blocks\.(\d+)\.(.*)$/.exec(name) ?? [];
+    return { name, v, stack, block: block === undefined ? undefined : Number(block), rest };
+  });
   const out: Sizes = new Map();
-  for (const [key, all] of lists) {
+  for (const { name, v, stack, block, rest } of named) {
+    if (block === undefined) out.set(name, v);
     // The stream after the last block is what depth adds up in.
-    if (key.endsWith('residual')) out.set('residual', all[all.length - 1]);
-    else out.set(key, { level: average(all.map((v) => v.level)), change: average(all.map((v) => v.change)) });
+    else if (rest === 'residual') out.set(`${stack}residual`, v);
+    else if (!out.has(`${stack}blocks.${rest}`)) {
+      const ofStack = named.filter((n) => n.stack === stack && n.block !== undefined);
+      const depth = 1 + Math.max(...ofStack.map((n) => n.block!));
+      const half = (rest.startsWith('ffn') ? depth - 1 : depth) / 2;
+      const alike = ofStack.filter((n) => n.rest === rest);
+      const at = (k: number): { level: number; change: number } =>
+        (alike.find((n) => n.block === k) ?? alike[alike.length >> 1]).v;
+      const [low, high] = [at(Math.floor(half)), at(Math.ceil(half))];
+      out.set(`${stack}blocks.${rest}`, {
+        level: (low.level + high.level) / 2,
+        change: (low.change + high.change) / 2,
+      });
+    }
   }
   return out;
 }

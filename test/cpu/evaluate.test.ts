@@ -119,6 +119,40 @@ describe('ansatz evaluate', () => {
     });
   }
 
+  for (const [name, objective, layout] of [
+    ['ul2', 'ul2', 'decoder'],
+    ['ul2 with an encoder', 'ul2', { kind: 'encoder-decoder', encoderPositions: 'rope' }],
+    ['prefix-lm', 'prefix-lm', 'decoder'],
+    ['prefix-lm with an encoder', 'prefix-lm', 'encoder-decoder'],
+  ] as const)
+    test(`rows of another length than in training: ${name}`, async () => {
+      const path = join(root, `longer ${name}`);
+      const config = tinyConfig(data, { steps: 2, batch: 1, objective, model: { vocab: 640, layout } });
+      const { summary } = await trainWhole(path, config);
+      const evaluated = async (...flags: string[]): Promise<JsonLine & Evaluation> => {
+        const { code, stdout, stderr } = await ansatz(['evaluate', path, '--json', ...flags]);
+        assert.equal(code, 0, stderr);
+        return result(stdout) as JsonLine & Evaluation;
+      };
+      const [own, half] = [await evaluated('--objective'), await evaluated('--objective', '--length', '16')];
+      assert.ok(Math.abs(own.loss - summary.heldOut!.loss) < 1e-6 * own.loss);
+      const twice = await evaluated('--by-position', '--length', '64', '--cross-documents');
+      assert.ok(twice.bins.some((b) => b.from === 32) && twice.bins.at(-1)!.to === 64);
+      // Examples of the mixture stay what they were, and so do their special tokens.
+      if (objective === 'ul2') {
+        assert.deepEqual(half.objective, own.objective);
+        const longer = await evaluated('--objective', '--length', '64');
+        assert.deepEqual(longer.objective, own.objective);
+      }
+      for (const flags of [
+        ['--blockwise', '--length', '64'],
+        ['--scaling', 'yarn', '--length', '64'],
+      ])
+        assert.ok(Math.abs((await evaluated(...flags)).loss - own.loss) < 0.05 * own.loss, flags.join(' '));
+      // At the trained length blocks are the whole row.
+      assert.ok(Math.abs((await evaluated('--blockwise')).loss - own.loss) < 1e-6 * own.loss);
+    });
+
   test('plain text has a curve and a table', async () => {
     const { stdout, code } = await ansatz(['evaluate', run, '--by-position', '--length', '64', '--cross-documents']);
     assert.equal(code, 0);
@@ -140,6 +174,18 @@ describe('ansatz evaluate', () => {
 });
 
 describe('ansatz mup', () => {
+  test('sizes and rates that say nothing are refused', async () => {
+    for (const [args, message] of [
+      [['check', '--widths', '128,128'], /--widths wants two or more different numbers/],
+      [['check', '--widths', '64,128', '--depths', '2,4'], /cannot be used with/],
+      [['transfer', '--rates', '0.01,0.01,0.02'], /--rates wants two or more different numbers/],
+    ] as const) {
+      const { code, stderr } = await ansatz(['mup', ...args]);
+      assert.equal(code, 2);
+      assert.match(stderr, message);
+    }
+  });
+
   const quick = ['--seeds', '3', '--steps', '4', '--widths', '128,256,512'];
   test('check: exit 0 and a drawing under muP, exit 1 and names of what grows without it', async () => {
     const svg = join(root, 'check.svg');

@@ -3,10 +3,12 @@ import assert from 'node:assert/strict';
 import { after, describe, test } from 'node:test';
 import { CpuDevice } from '../../src/backend/cpu/device.ts';
 import { RefDevice } from '../../src/backend/ref/device.ts';
-import { buildModel } from '../../src/model/model.ts';
+import { buildModel, withContext } from '../../src/model/model.ts';
+import { parseSpec } from '../../src/model/spec.ts';
 import { forwardContext } from '../../src/nn/index.ts';
 import { gradients, longConv, noGrad, scope, Tensor } from '../../src/tensor/index.ts';
 import { Rng } from '../support/kernel-cases/build.ts';
+import { distance, drawTokens, logitsOf } from '../support/logits.ts';
 import { valuesOf } from '../support/ref-values.ts';
 import { checkCausality, normalTensor, slotLayer } from '../support/slot-layer.ts';
 import { batchOn, hostBatch, perturbedParams, smallSpec } from '../support/small-models.ts';
@@ -147,6 +149,22 @@ test('documents packed in a row give what each gives alone', () => {
       const error = largest(alone.map((y, n) => y - packed[borders[k] * width + n]));
       assert.ok(error < 1e-5 * largest(alone), `${kind}, document ${k}: ${error}`);
     }
+  }
+});
+
+test('a model for longer rows has the same filters', () => {
+  for (const [attention, layout] of [
+    [{ kind: 'hyena' }, 'decoder'],
+    [{ kind: 'hyena', order: 3, reach: 9 }, 'decoder'],
+    [{ kind: 'hyena' }, { kind: 'terraformer', encoderAttention: { kind: 'full', heads: 2 } }],
+  ] as const) {
+    const spec = parseSpec(smallSpec({ context: 16, attention, positions: 'none', layout }));
+    const tokens = drawTokens('filters', 14);
+    const [own, longer] = [spec, withContext(spec, 50)].map((s) => logitsOf(s, tokens));
+    assert.deepEqual(longer, own);
+    if ('reach' in attention) continue;
+    // Filters that were measured against the longer rows would be others.
+    assert.ok(distance(logitsOf({ ...spec, context: 50 }, tokens), own) > 1e-3);
   }
 });
 

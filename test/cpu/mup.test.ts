@@ -3,7 +3,9 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { z } from 'zod';
+import { buildModel } from '../../src/model/model.ts';
 import {
+  declared,
   flatten,
   type NamedParam,
   type Parametrisation,
@@ -71,7 +73,7 @@ async function check(config: TrainConfig, options: { widths?: number[]; depths?:
   const sizes = options.depths
     ? options.depths.map((size) => ({ size, config: atDepth(config, size) }))
     : (options.widths ?? [64, 128, 256]).map((size) => ({ size, config: atWidth(config, size) }));
-  const band = options.depths ? { ...defaultBand, limit: 0.2 } : defaultBand;
+  const band = options.depths ? { ...defaultBand, limit: 0.2, noisy: 0.3 } : defaultBand;
   return judge(await coordinates({ sizes, seeds: 3, steps: 4 }), band);
 }
 const failed = (all: Verdict[]): string[] =>
@@ -152,6 +154,38 @@ describe('coordinate check', () => {
       });
     assert.deepEqual(failed(await deep({ ...mupKind, baseWidth: 96, baseDepth: 2 })), []);
     assert.ok(failed(await deep('standard')).length > 0);
+  });
+
+  test('over depth, from two blocks on: what has half of the blocks behind it is compared', async () => {
+    const shallow = (parametrisation: unknown, depths: number[]) =>
+      check(small({ parametrisation, embeddingStd: 1, width: 96, attention: { kind: 'full', heads: 3 } }), { depths });
+    const right = { ...mupKind, baseWidth: 96, baseDepth: 2 };
+    for (const depths of [
+      [2, 4, 8],
+      [3, 6, 12],
+    ]) {
+      const all = await shallow(right, depths);
+      assert.deepEqual(failed(all), []);
+      assert.deepEqual(
+        all
+          .map((v) => v.name)
+          .filter((n) => /block|residual/.test(n))
+          .sort(),
+        ['blocks.attention.logits', 'blocks.ffn.pre', 'residual'],
+      );
+    }
+    assert.ok(failed(await shallow('standard', [2, 4, 8])).length > 0);
+  });
+
+  test('each stack of an encoder-decoder goes by its own depth', () => {
+    for (const layout of ['encoder-decoder', 'terraformer']) {
+      const parametrisation = { ...mupKind, baseDepth: 1, alpha: 0.5 };
+      const stacks = { depth: 4, layout: { kind: layout, encoderDepth: 16 } };
+      const { model } = small({ parametrisation, ...stacks }, { objective: 'prefix-lm' });
+      const of = (path: string): number => declared(buildModel(model)).find((p) => p.path === path)!.spec.lrMult!;
+      assert.equal(of('encoder.blocks.0.ffn.down'), 1 / 4);
+      assert.equal(of('blocks.0.ffn.down'), 1 / 2);
+    }
   });
 });
 

@@ -197,6 +197,19 @@ describe('encoders, and rows longer than the context', () => {
     });
     buildModel(spec('rope'));
   });
+
+  test('xpos is refused where a prefix sees ahead', () => {
+    const config = (objective: object, positions: string): void =>
+      void parseTrainConfig(configOf(smallSpec({ vocab: 200, positions }), { objective, length: 16 }));
+    for (const kind of ['prefix-lm', 'ul2']) {
+      assert.throws(() => config({ kind }, 'xpos'), {
+        message: /grow with distance ahead/,
+        hint: /bidirectional=false/,
+      });
+      config({ kind, bidirectional: false }, 'xpos');
+      config({ kind }, 'rope');
+    }
+  });
 });
 
 describe('what they cost', () => {

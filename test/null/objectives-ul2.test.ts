@@ -185,6 +185,17 @@ describe('ul2', () => {
       buildObjective(objectiveSchema.parse({ kind: 'ul2', ...o }), { length, encoder: true });
     assert.throws(() => build({ budget: 65 }), /longer than a row/);
     assert.throws(() => build({}, 12), /too short/);
+    // Nine tokens hidden for each one left: the decoder would need 64 x 9 positions.
+    const dense = { mixture: [{ kind: 'spans', mode: 'X', share: 1, mean: 20, density: 0.9 }] };
+    assert.throws(
+      () => build(dense),
+      /denoiser 1 of the mixture has examples of \d+ targets, longer than a row can be/,
+    );
+    const model = { length: 64, longest: 1000, encoder: true };
+    const { shape } = buildObjective(objectiveSchema.parse({ kind: 'ul2', ...dense }), model);
+    assert.ok(shape.length > 5 * shape.encoder);
+    // Rows of examples do not depend on the rows of text, only the model's positions limit them.
+    buildObjective(objectiveSchema.parse({ kind: 'ul2', budget: 100 }), { length: 64, longest: 128, encoder: true });
     assert.throws(() => build({ examples: 3 }), /leave none for denoiser/);
     assert.throws(() => objectiveSchema.parse({ kind: 'ul2', mixture: 'ul3' }));
     assert.throws(

@@ -124,10 +124,10 @@ export async function runCheck(output: Output, recipe: string | undefined, flags
       precision: 'f32',
     }),
   }));
-  // Over depth the mean of few blocks is not yet that of many.
-  const limit = unit === 'depth' ? 0.2 : defaultBand.limit;
+  // Few blocks are not yet as many are.
+  const wider = unit === 'depth' ? { limit: 0.2, noisy: 0.3 } : {};
   const from = Math.min(defaultBand.from, flags.steps);
-  const band = { ...defaultBand, limit, from, fadingScores: flags.grow === 'headWidth' };
+  const band = { ...defaultBand, ...wider, from, fadingScores: flags.grow === 'headWidth' };
   const progress = output.progress({
     label: 'training',
     total: configs.length * flags.seeds,
@@ -142,13 +142,13 @@ export async function runCheck(output: Output, recipe: string | undefined, flags
   }).finally(() => progress.finish());
   const verdicts = judge(result, band);
   const ok = verdicts.every((v) => v.ok);
-  draw(output, flags.svg, () => checkSvg(result, unit));
   const about = { unit, sizes: result.sizes, lr, seeds: flags.seeds, steps: flags.steps, band };
   output.result(
     'mup check',
     { ok, ...about, verdicts, losses: result.losses, coordinates: result.coordinates },
     checkText(output, result, verdicts, unit),
   );
+  draw(output, flags.svg, () => checkSvg(result, unit));
   if (ok) return;
   const bad = verdicts.filter((v) => !v.ok).map((v) => v.name);
   throw new AnsatzError(`${bad.length} of ${verdicts.length} activations change with ${unit}: ${bad.join(', ')}`, {
@@ -226,11 +226,13 @@ export async function runTransfer(output: Output, recipe: string | undefined, fl
   const moved = curves.map((c) => c.best - curves[0].best);
   const inside = curves.every((c) => c.inside);
   const ok = inside && moved.every((m) => Math.abs(m) <= flags.limit);
-  draw(output, flags.svg, () => sweepSvg(curves, rates, unit));
+  // What a size pays for the rate that is best for the first one.
+  const first = curves[0].losses.indexOf(Math.min(...curves[0].losses));
+  const lost = curves.map((c) => c.losses[first] - Math.min(...c.losses));
   const about = { unit, rates, seeds: flags.seeds, steps: flags.steps, limit: flags.limit };
-  output.result('mup transfer', { ok, ...about, curves: curves.map((c, k) => ({ ...c, moved: moved[k] })) }, [
-    ...sweepText(curves, rates, moved, unit),
-  ]);
+  const all = curves.map((c, k) => ({ ...c, moved: moved[k], lost: lost[k] }));
+  output.result('mup transfer', { ok, ...about, curves: all }, sweepText(all, rates, unit, flags.seeds));
+  draw(output, flags.svg, () => sweepSvg(curves, rates, unit));
   if (!inside)
     throw new AnsatzError('the best rate lies at the end of the range for one size at least', {
       hint: 'widen --rates',
@@ -245,25 +247,35 @@ export async function runTransfer(output: Output, recipe: string | undefined, fl
 }
 
 function sweepText(
-  curves: readonly SweepCurve[],
+  curves: readonly (SweepCurve & { moved: number; lost: number })[],
   rates: readonly number[],
-  moved: readonly number[],
   unit: string,
+  seeds: number,
 ): string[] {
-  return table(
-    [
-      { title: unit, align: 'right' },
-      ...rates.map((r) => ({ title: r.toPrecision(2), align: 'right' as const })),
-      { title: 'best rate', align: 'right' },
-      { title: 'octaves moved', align: 'right' },
-    ],
-    curves.map((c, k) => [
-      formatCount(c.size),
-      ...c.losses.map((l) => (Number.isFinite(l) ? l.toFixed(3) : 'diverged')),
-      (2 ** c.best).toPrecision(2),
-      signed(moved[k]),
-    ]),
-  );
+  const right = { align: 'right' as const };
+  const lossOf = (x: number): string => (Number.isFinite(x) ? x.toFixed(3) : 'diverged');
+  return [
+    ...table(
+      [
+        { title: unit, ...right },
+        ...rates.map((r) => ({ title: r.toPrecision(2), ...right })),
+        { title: 'best rate', ...right },
+        { title: 'octaves moved', ...right },
+        { title: 'lost', ...right },
+        ...(seeds > 1 ? [{ title: '2 sd of seeds', ...right }] : []),
+      ],
+      curves.map((c) => [
+        formatCount(c.size),
+        ...c.losses.map(lossOf),
+        (2 ** c.best).toPrecision(2),
+        signed(c.moved),
+        lossOf(c.lost),
+        ...(seeds > 1 ? [lossOf(2 * c.spread[c.losses.indexOf(Math.min(...c.losses))])] : []),
+      ]),
+    ),
+    '',
+    `lost: how far the loss at the rate that is best for ${unit} ${formatCount(curves[0].size)} lies above the lowest`,
+  ];
 }
 
 const sweepSvg = (curves: readonly SweepCurve[], rates: readonly number[], unit: string): string =>

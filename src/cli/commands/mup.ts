@@ -24,11 +24,11 @@ export interface TransferFlags extends MupFlags {
 
 const whole = (n: number): boolean => Number.isInteger(n) && n > 0;
 
-/** A comma-separated list of numbers, two or more. */
+/** A comma-separated list of different numbers, two or more. */
 const list = (what: string, test: (n: number) => boolean) => (text: string) => {
   const values = text.split(',').map(Number);
-  if (values.length < 2 || !values.every((n) => Number.isFinite(n) && test(n)))
-    throw new UsageError(`${what} wants two or more numbers with commas, not '${text}'`);
+  if (new Set(values).size < Math.max(2, values.length) || !values.every((n) => Number.isFinite(n) && test(n)))
+    throw new UsageError(`${what} wants two or more different numbers with commas, not '${text}'`);
   return values;
 };
 
@@ -36,7 +36,11 @@ const common = (command: Command, seeds: number, steps: number): Command =>
   command
     .argument('[recipe]', 'a recipe, or the path of one; by default a small decoder')
     .option('--widths <list>', 'widths to compare', list('--widths', whole))
-    .option('--depths <list>', 'depths to compare, instead of widths', list('--depths', whole))
+    .addOption(
+      new Option('--depths <list>', 'depths to compare, instead of widths')
+        .argParser(list('--depths', whole))
+        .conflicts('widths'),
+    )
     .option('--seeds <n>', 'runs of each', number('--seeds', whole), seeds)
     .option('--steps <n>', 'training steps of each', number('--steps', whole), steps)
     .addOption(new Option('--grow <what>', 'what attention grows by').choices(['heads', 'headWidth']).default('heads'))
@@ -73,9 +77,10 @@ export function mupCommand(): Command {
     const { runTransfer } = await import('../actions/mup.ts');
     await runTransfer(output, recipe, flags);
   });
-  const group = new Command('mup')
+  return new Command('mup')
     .description('Check that what is tuned on a small model holds on larger ones.')
+    .helpCommand(false)
     .addCommand(check)
-    .addCommand(transfer);
-  return group.action(() => group.outputHelp());
+    .addCommand(transfer)
+    .addHelpText('after', '\nExamples:\n  ansatz mup check\n  ansatz mup transfer --help');
 }

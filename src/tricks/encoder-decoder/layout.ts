@@ -170,7 +170,8 @@ export function buildEncoderDecoder(spec: ModelSpec): Model {
 
   return {
     spec,
-    adjust: dec.parametrisation.param,
+    // Each stack by its own depth.
+    adjust: (p) => (p.path.startsWith('encoder.') ? enc : dec).parametrisation.param(p),
     children: {
       embed: { params: { weight: embeddingTable(spec) } },
       encoder: {

@@ -14,6 +14,8 @@ registerSlot({
   options: hyenaSchema,
   rows: true,
   build: buildHyena,
+  // Filters measure positions against their reach.
+  settled: (o, context) => ({ ...o, reach: o.reach ?? context }),
 });
 
 registerTrick({

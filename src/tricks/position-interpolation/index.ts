@@ -1,8 +1,9 @@
 /** Longer contexts for a model trained with rotary positions: linear interpolation, NTK-aware bases, YaRN, Llama 3.1. */
 import { z } from 'zod';
 import { AnsatzError } from '../../backend/errors.ts';
+import { withContext } from '../../model/model.ts';
 import type { ModelSpec } from '../../model/spec.ts';
-import { registerSlot } from '../../nn/index.ts';
+import { registerSlot, type SlotConfig } from '../../nn/index.ts';
 import { ropeOptions, rotaryPeriods, rotaryPositions, rotatedWidth, withBases } from '../../nn/positions.ts';
 import { registerTrick } from '../registry.ts';
 
@@ -86,8 +87,19 @@ export function extendContext(
   if (model.positions.kind !== 'rope')
     throw new AnsatzError(`only positions 'rope' can be scaled, the model has '${model.positions.kind}'`);
   const factor = Math.max(1, length / trained);
-  const positions = { ...model.positions, kind: 'rope-scaled', method, factor, trained, betaFast: 32, betaSlow: 1 };
-  return { ...model, context: Math.max(length, model.context), positions };
+  const scaled = (rope: SlotConfig): SlotConfig => ({
+    ...rope,
+    ...{ kind: 'rope-scaled', method, factor, trained, betaFast: 32, betaSlow: 1 },
+  });
+  const { layout } = model;
+  // An encoder that has rotary positions of its own reads longer texts too.
+  const own = typeof layout === 'string' ? undefined : (layout.encoderPositions as SlotConfig | 'rope' | undefined);
+  const encoder = own === 'rope' ? { kind: own } : own;
+  return {
+    ...withContext(model, length),
+    ...(encoder?.kind === 'rope' && { layout: { ...(layout as object), encoderPositions: scaled(encoder) } }),
+    positions: scaled(model.positions),
+  } as ModelSpec;
 }
 
 registerTrick({

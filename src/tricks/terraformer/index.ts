@@ -7,7 +7,7 @@ import './sru-ffn.ts';
 export { groupsOf } from './run.ts';
 export { sruCosts } from './sru-ffn.ts';
 
-registerLayout('terraformer', buildTerraformer, { encoder: true, rows: true, options });
+registerLayout('terraformer', buildTerraformer, { encoder: true, rowContexts: 2, rows: true, options });
 
 registerTrick({
   name: 'terraformer',

@@ -11,7 +11,7 @@ import { embeddingTable } from '../../model/decoder.ts';
 import { embedTokens } from '../../model/embed.ts';
 import { lossOf } from '../../model/loss.ts';
 import type { EncoderBatch, EncoderPart, Model, ModelInputs, VisiblePairs } from '../../model/model.ts';
-import { layoutOptions } from '../../model/model.ts';
+import { layoutOptions, layoutTraits } from '../../model/model.ts';
 import { blockSlot, headWidth, type ModelSpec } from '../../model/spec.ts';
 import {
   buildParametrisation,
@@ -108,7 +108,7 @@ export function buildTerraformer(spec: ModelSpec): Model {
   const { width, context } = spec;
   const encoderDepth = o.encoderDepth ?? spec.depth;
   const enc = stack(spec, encoderDepth, false, o.encoderPositions ?? spec.positions, context);
-  const dec = stack(spec, spec.depth, true, spec.positions, 2 * context);
+  const dec = stack(spec, spec.depth, true, spec.positions, layoutTraits(spec).rowContexts! * context);
   const [encoding, decoding] = [encoderRun(spec, o, encoderDepth, enc), decoderRun(spec, o, dec)];
   const bridgeNorm = o.bridge === 'dense' ? enc.norm(encoderDepth) : null;
   const finalNorm = dec.norm(spec.depth);
@@ -193,7 +193,8 @@ export function buildTerraformer(spec: ModelSpec): Model {
 
   return {
     spec,
-    adjust: dec.parametrisation.param,
+    // Each stack by its own depth.
+    adjust: (p) => (p.path.startsWith('encoder.') ? enc : dec).parametrisation.param(p),
     children: {
       embed: { params: { weight: embeddingTable(spec) } },
       encoder: {

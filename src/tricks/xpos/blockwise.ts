@@ -5,6 +5,7 @@
  */
 import { z } from 'zod';
 import { AnsatzError } from '../../backend/errors.ts';
+import { layoutTraits } from '../../model/model.ts';
 import type { ModelSpec } from '../../model/spec.ts';
 import {
   type ForwardContext,
@@ -136,5 +137,12 @@ export function withBlocks(model: ModelSpec, block: number): ModelSpec {
     return { ...rest, kind: 'blockwise', block };
   };
   const overrides = model.overrides.map((o) => (o.attention ? { ...o, attention: replace(o.attention) } : o));
-  return { ...model, attention: replace(model.attention), overrides };
+  return { ...model, ...encoderAsItIs(model), attention: replace(model.attention), overrides };
+}
+
+/** A layout whose encoder would take the decoder's attention, with that attention as its own: blocks are causal. */
+function encoderAsItIs(model: ModelSpec): Pick<ModelSpec, 'layout'> {
+  const { layout, attention } = model;
+  if (!layoutTraits(model).encoder) return { layout };
+  return { layout: { encoderAttention: attention, ...(typeof layout === 'string' ? { kind: layout } : layout) } };
 }

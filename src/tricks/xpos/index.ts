@@ -13,6 +13,7 @@ registerSlot({
   slot: 'positions',
   kind: 'xpos',
   summary: 'rotary positions whose scores fade with distance, faster in faster pairs (Sun et al. 2022)',
+  pastOnly: true,
   options: z.strictObject({
     theta: z.number().positive().default(10000),
     /** Larger: slower fading. */
