@@ -58,16 +58,21 @@ export async function main(argv: readonly string[]): Promise<void> {
     command.helpOption('--help', 'show this help');
   }
   const output = new Output({ json: argv.includes('--json') });
+  const known = root.commands.find((c) => c.name() === argv[2]);
   // Nothing was asked for: say what there is.
   if (argv.length <= 2) return root.outputHelp();
+  if (argv.length === 3 && known && known.commands.length > 0) return known.outputHelp();
   try {
     await root.parseAsync([...argv]);
   } catch (error) {
     if (error instanceof CommanderError && error.exitCode === 0) return; // help and version were printed
     if (!(error instanceof CommanderError || error instanceof UsageError)) throw error;
-    const known = root.commands.find((c) => c.name() === argv[2]);
-    const message = error.message.replace(/^error: /, '').split('\n')[0];
-    const hint = (error instanceof UsageError && error.hint) || `ansatz ${known ? `${known.name()} ` : ''}--help`;
+    const inner = known?.commands.find((c) => c.name() === argv[3]);
+    const [what, suggestion] = error.message.replace(/^error: /, '').split('\n');
+    const similar = /Did you mean (.+)\?\)$/.exec(suggestion ?? '')?.[1];
+    const message = similar ? `${what}; did you mean ${similar}?` : what;
+    const words = ['ansatz', known?.name(), inner?.name(), '--help'].filter((w) => w !== undefined);
+    const hint = (error instanceof UsageError && error.hint) || words.join(' ');
     process.exitCode = output.fail(inThisShell(new UsageError(message, { hint })));
   }
 }

@@ -1,7 +1,7 @@
-/** What is needed to say whether two means differ: Student's t, a pooled residual, corrections for many comparisons. */
+/** What is needed to say whether two means differ: Student's t and corrections for many comparisons. */
 
 /** Logarithm of the gamma function (Lanczos 1964, g = 7, nine terms); about 15 digits for x > 0. */
-function logGamma(x: number): number {
+export function logGamma(x: number): number {
   const c = [
     0.99999999999980993, 676.5203681218851, -1259.1392167224028, 771.32342877765313, -176.61502916214059,
     12.507343278686905, -0.13857109526572012, 9.9843695780195716e-6, 1.5056327351493116e-7,
@@ -52,6 +52,9 @@ export function criticalT(alpha: number, df: number): number {
   return (low + high) / 2;
 }
 
+/** Results of runs that differ by chance alone. */
+export type Sample = readonly number[];
+
 export const mean = (x: readonly number[]): number => x.reduce((a, b) => a + b, 0) / x.length;
 
 export function median(x: readonly number[]): number {
@@ -64,44 +67,6 @@ export function median(x: readonly number[]): number {
 export function deviation(x: readonly number[]): number {
   const m = mean(x);
   return Math.sqrt(x.reduce((s, v) => s + (v - m) ** 2, 0) / (x.length - 1));
-}
-
-export interface Pooled {
-  /** Standard deviation of one run, apart from what its row and its column have in common. */
-  readonly sigma: number;
-  readonly df: number;
-  /** Rows that were left out: they vary far more than the others. */
-  readonly unsteady: readonly number[];
-}
-
-/** A row whose residual is this many times the usual one is not from the same distribution. */
-const UNSTEADY = 4;
-
-/**
- * Rows are arms, columns are seeds: y = arm + seed + residual. The residual's size is what a difference of two arms on
- * the same seeds has to be compared with; pooled over all arms it has (rows - 1)(columns - 1) degrees of freedom, where
- * a row alone has columns - 1. Rows that vary far more than the median row would blind all other comparisons.
- */
-export function pooledResidual(rows: readonly (readonly number[])[]): Pooled {
-  const columns = rows[0]?.length ?? 0;
-  if (rows.length < 2 || columns < 2) return { sigma: Number.NaN, df: 0, unsteady: [] };
-  const means = rows.map(mean);
-  const all = rows.map((_, k) => k);
-  const effect = (of: readonly number[], s: number, centre: typeof mean): number =>
-    centre(of.map((k) => rows[k][s] - means[k]));
-  const size = (of: readonly number[], centre: typeof mean): number[] => {
-    const effects = rows[0].map((_, s) => effect(of, s, centre));
-    const level = mean(effects);
-    return rows.map((row, k) => row.reduce((n, y, s) => n + (y - means[k] - effects[s] + level) ** 2, 0));
-  };
-  const robust = size(all, median).map((n) => Math.sqrt(n / (columns - 1)));
-  const usual = median(robust);
-  const unsteady = all.filter((k) => robust[k] > UNSTEADY * usual && usual > 0);
-  const steady = all.filter((k) => !unsteady.includes(k));
-  const df = (steady.length - 1) * (columns - 1);
-  const squares = size(steady, mean);
-  const sum = steady.reduce((n, k) => n + squares[k], 0);
-  return { sigma: df > 0 ? Math.sqrt(sum / df) : Number.NaN, df, unsteady };
 }
 
 /**

@@ -146,7 +146,7 @@ refusals('a folder that is no run, or has not what is asked for', 1, [
   ...(
     [
       ['a missing folder', () => join(root, 'nothing'), /is not a run: there is no such folder/],
-      ['a file', () => recipe, /recipe\.json: is not a run/],
+      ['a file', () => recipe, /recipe\.json: is not a run: it is a file, not a folder/],
       ['a folder of text', () => text, /is not a run: it has no config\.json/],
       [
         'another program’s config.json',

@@ -13,7 +13,7 @@ const FLAGS: Record<string, string> = {
   ansatz: '--version --help',
   'train <recipe>': '--data --out --steps --seconds --seed --set --from --resume --json --plain --help',
   'generate <run>':
-    '--prompt --context --specials --mode --max-tokens --temperature --top-k --top-p --seed --step --verify --json --plain --help',
+    '--prompt --context --specials --mode --max-tokens --temperature --top-k --top-p --min-p --presence-penalty --frequency-penalty --repetition-penalty --stop --schema --seed --step --verify --json --plain --help',
   'evaluate <run>':
     '--objective --by-position --length --scaling --blockwise --cross-documents --cache --max-tokens --data --step --verify --json --plain --help',
   'inspect [recipe]': '--set --json --plain --help',
@@ -23,7 +23,8 @@ const FLAGS: Record<string, string> = {
   'mup check [recipe]': '--widths --depths --seeds --steps --grow --grow-field --set --svg --lr --json --plain --help',
   'mup transfer [recipe]':
     '--widths --depths --seeds --steps --grow --grow-field --set --svg --rates --limit --data --json --plain --help',
-  'lab first-look <texts...>': '--out --run --minutes --seeds --only --cap --width --workers --json --plain --help',
+  'lab first-look [texts...]':
+    '--out --run --from --minutes --seeds --only --cap --width --workers --json --plain --help',
   'export <run>': '--to --out --type --step --verify --json --plain --help',
   'import <folder>': '--out --context --json --plain --help',
   'quantize <run>':
@@ -33,11 +34,13 @@ const FLAGS: Record<string, string> = {
   'distill <teacher> [recipe]':
     '--config --data --out --steps --seconds --seed --set --lambda --temperature --start --max-tokens --measure --json --plain --help',
   'serve [runs...]':
-    '--host --port --data --key --keys --new-key --requests-per-minute --tokens-per-minute --cors --verify --draft --lookup --sequences --queue --cache-bytes --max-body --json --plain --help',
+    '--host --port --data --key --keys --new-key --requests-per-minute --tokens-per-minute --cors --verify --draft --lookup --sequences --queue --cache-bytes --max-body --stall-timeout --json --plain --help',
   'quickstart ': '--folder --seconds --out --seed --json --plain --help',
 };
 const COMMANDS = [
   'train',
+  'mup',
+  'lab',
   'generate',
   'evaluate',
   'inspect',
@@ -90,15 +93,18 @@ test('the flags of all commands', () => {
 });
 
 describe('help', () => {
-  for (const command of ['', ...COMMANDS]) {
+  for (const command of ['', ...COMMANDS, 'mup check', 'mup transfer', 'lab first-look']) {
     test(`ansatz ${command} --help`, async () => {
-      const { code, stdout, stderr } = await ansatz([...(command ? [command] : []), '--help']);
+      const { code, stdout, stderr } = await ansatz([...command.split(' ').filter(Boolean), '--help']);
       assert.deepEqual([code, stderr], [0, '']);
       const prefix = command === 'quickstart' ? /npm run quickstart/ : /npx ansatz [a-z]/;
       assert.match(stdout.slice(stdout.indexOf('\nExamples:\n')), prefix);
       assert.ok(stdout.includes('\nExamples:\n'));
-      for (const flag of FLAGS[Object.keys(FLAGS).find((k) => k.startsWith(command || 'ansatz'))!].split(' '))
-        assert.ok(stdout.includes(flag), `${flag} is explained`);
+      const flags =
+        command === 'mup' || command === 'lab'
+          ? '--help'
+          : FLAGS[Object.keys(FLAGS).find((k) => k.startsWith(command || 'ansatz'))!];
+      for (const flag of flags.split(' ')) assert.ok(stdout.includes(flag), `${flag} is explained`);
       const examples = stdout.slice(stdout.indexOf('\nExamples:\n'));
       assert.ok(stdout.split('\n').length - examples.split('\n').length > 3);
       assert.doesNotMatch(stdout, /undefined|\[object|default: \[\]/);
@@ -119,7 +125,14 @@ describe('help', () => {
 });
 
 const misused: [string[], RegExp, RegExp?][] = [
-  [['trian'], /unknown command 'trian'/, /ansatz --help$/],
+  [['trian'], /unknown command 'trian'; did you mean train\?$/, /ansatz --help$/],
+  [['mup', 'chek'], /unknown command 'chek'; did you mean check\?$/, /ansatz mup --help$/],
+  [['lab', 'second-look'], /unknown command 'second-look'/, /ansatz lab --help$/],
+  [['train', 'tiny', '--stpes', '3'], /unknown option '--stpes'; did you mean --steps\?$/, /ansatz train --help$/],
+  [['mup', 'check', '--steps', '0'], /--steps cannot be '0'/, /ansatz mup check --help$/],
+  [['lab', 'first-look'], /missing required argument 'texts'/, /ansatz lab first-look --help$/],
+  [['tricks', '--depth', '257'], /--depth cannot be '257'/],
+  [['prepare', 'x', '--out', 'y', '--vocab', '1e9'], /--vocab cannot be '1e9'/],
   [['--nope'], /unknown option '--nope'/, /ansatz --help$/],
   [['train'], /missing required argument 'recipe'/, /ansatz train --help$/],
   [['generate'], /missing required argument 'run'/, /ansatz generate --help$/],
@@ -144,6 +157,8 @@ const misused: [string[], RegExp, RegExp?][] = [
   [['generate', 'x', '--temperature', '-1'], /--temperature cannot be '-1'/],
   [['generate', 'x', '--top-p', '1.5'], /--top-p cannot be '1.5'/],
   [['generate', 'x', '--top-k', '-1'], /--top-k cannot be '-1'/],
+  [['generate', 'x', '--min-p', '2'], /--min-p cannot be '2'/],
+  [['generate', 'x', '--repetition-penalty', '0'], /--repetition-penalty cannot be '0'/],
   [['generate', 'x', '--max-tokens', '0'], /--max-tokens cannot be '0'/],
   [['serve'], /missing required argument 'runs'/, /ansatz serve RUN/],
   [['serve', 'x', '--port', '70000'], /--port cannot be '70000'/],
@@ -236,6 +251,25 @@ describe('--json: every line is an object, the last is the result, stderr is emp
     );
     assert.deepEqual([result.prompt, result.step, result.maxTokens], ['a "b" \n', 20, 8]);
     assert.equal(typeof result.completion, 'string');
+  });
+
+  test('generate: JSON under a schema, or one line', async () => {
+    const schema = join(root, 'schema.json');
+    writeFileSync(schema, JSON.stringify({ type: 'number', minimum: 0.5, maximum: 1.5 }));
+    const args = ['generate', run, '--prompt', 'x = ', '--schema', schema, '--max-tokens', '40'];
+    const made = JSON.parse(resultOf(await ansatz([...args, '--json']), 'generate').completion as string);
+    assert.ok(made >= 0.5 && made <= 1.5, String(made));
+    const failed = async (why: RegExp, ...more: string[]): Promise<void> => {
+      const { code, stderr } = await ansatz([...args, ...more]);
+      assert.equal(code, 1);
+      assert.match(stderr, why);
+      assert.equal(stderr.trim().split('\n').length, 2, stderr);
+    };
+    await failed(/--schema .*nowhere: there is no such file/, '--schema', join(root, 'nowhere'));
+    writeFileSync(schema, '{"type": ');
+    await failed(/--schema .*schema\.json: is not JSON/);
+    writeFileSync(schema, '{"type": "number", "multipleOf": 2}');
+    await failed(/JSON schema: keyword 'multipleOf' is not supported/);
   });
 
   test('inspect, with and without a recipe', async () => {

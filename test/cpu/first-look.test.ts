@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { before, describe, test } from 'node:test';
 import { BASE, buildArms, CONTROL } from '../../src/lab/first-look/arms.ts';
 import { type BaseSize, sizeOf } from '../../src/lab/first-look/base.ts';
+import { runsOfBase, runsOfControl } from '../../src/lab/first-look/plan.ts';
 import { doAll } from '../../src/lab/first-look/pool.ts';
 import { type RunResult, runTask, type SpeedResult, type Task } from '../../src/lab/first-look/task.ts';
 import { ansatz, failure, type JsonLine, jsonLines } from '../support/cli.ts';
@@ -27,18 +28,16 @@ before(async () => {
 const task = (name: string, steps: number, seed = 1): Task & { kind: 'run' } => {
   const arm = arms.find((a) => a.name === name)!;
   assert.equal(arm.refused, undefined);
-  const config = { ...arm.config!, seed, steps };
-  return { kind: 'run', config, parameterSeed: seed + arm.seedOffset, heldOutTokens: TOKENS };
+  return { kind: 'run', config: { ...arm.config!, seed, steps }, heldOutTokens: TOKENS };
 };
 
 describe('one training', () => {
-  test('repeats exactly; the control and other seeds end elsewhere, at the same text', async () => {
+  test('repeats exactly; another seed ends elsewhere, at as much text; the control is the base', async () => {
     const [a, b] = [await runTask(task(BASE, 20)), await runTask(task(BASE, 20))];
     assert.equal(a.bitsPerByte, b.bitsPerByte);
     assert.equal(a.trainLoss, b.trainLoss);
     const again = await runTask(task(CONTROL, 20));
-    assert.notEqual(again.bitsPerByte, a.bitsPerByte);
-    assert.equal(again.targets, a.targets);
+    assert.deepEqual([again.bitsPerByte, again.targets], [a.bitsPerByte, a.targets]);
     const most = 20 * size.batch * size.length;
     assert.ok(a.targets > 0.95 * most && a.targets <= most, `${a.targets} targets of ${most} positions`);
     assert.notEqual((await runTask(task(BASE, 20, 2))).bitsPerByte, a.bitsPerByte);
@@ -98,7 +97,7 @@ describe('ansatz lab first-look', () => {
   const run = join(root, 'run');
   const out = join(root, 'docs', 'look.md');
   const args = ['lab', 'first-look', text, '--run', run, '--out', out, '--only', 'alibi,ul2', '--width', '32'];
-  const all = [...args, '--minutes', '0.02', '--workers', '2', '--json'];
+  const all = [...args, '--minutes', '0.02', '--seeds', '2', '--workers', '2', '--json'];
   let lines: JsonLine[];
   before(async () => {
     lines = jsonLines(await ansatz(all), 'first-look');
@@ -112,7 +111,11 @@ describe('ansatz lab first-look', () => {
     const runs = labs(lines, 'run');
     assert.equal(runs.length, labs(lines, 'plan')[0].runs);
     assert.ok(runs.every((r) => r.failed === undefined && (r.bitsPerByte as number) > 0));
-    assert.equal(runs.filter((r) => r.arm === BASE).length, 4);
+    assert.deepEqual(
+      [BASE, CONTROL].map((name) => runs.filter((r) => r.arm === name).length),
+      [runsOfBase(2), runsOfControl(2)],
+    );
+    assert.equal(new Set(runs.map((r) => r.bitsPerByte)).size, runs.length);
     const result = lines.at(-1)!;
     assert.deepEqual([result.event, result.command], ['result', 'lab first-look']);
     assert.deepEqual(
@@ -131,7 +134,7 @@ describe('ansatz lab first-look', () => {
     assert.match(readFileSync(join(root, 'docs', 'look.svg'), 'utf8'), /^<svg [\s\S]*<\/svg>\n$/);
     const { arms: listed, runs } = JSON.parse(json);
     assert.ok(listed.every((a: { parameters: number }) => a.parameters > 0));
-    assert.ok(runs.length >= 4 + 2 * 3);
+    assert.ok(runs.length >= runsOfBase(2) + runsOfControl(2) + 2 * 2);
   });
 
   test('what is missing is trained, what is there is kept, and the verdict is the same', async () => {
@@ -151,8 +154,32 @@ describe('ansatz lab first-look', () => {
     assert.equal(labs(jsonLines(await ansatz(all), 'first-look'), 'run').length, 0);
   });
 
+  test('verdicts are computed anew from the numbers, without the runs', async () => {
+    const json = join(root, 'docs', 'look.json');
+    const again = join(root, 'again.md');
+    const now = jsonLines(await ansatz(all), 'first-look').at(-1)!;
+    const [result] = jsonLines(await ansatz(['lab', 'first-look', '--from', json, '--out', again, '--json']), 'from');
+    assert.deepEqual(result.arms, now.arms);
+    const before = readFileSync(out, 'utf8');
+    const kept = readFileSync(again, 'utf8').split('\n');
+    assert.equal(
+      kept
+        .filter((l) => !l.includes('--from look.json'))
+        .join('\n')
+        .replaceAll('again.svg', 'look.svg'),
+      before,
+    );
+    // Beside the numbers, unless another place is named.
+    rmSync(out);
+    jsonLines(await ansatz(['lab', 'first-look', '--from', json, '--json']), 'from');
+    assert.ok(readFileSync(out, 'utf8').includes('--from look.json'));
+    failure(await ansatz(['lab', 'first-look', '--from', text]), 1, /look|stories/, /\.json/);
+    failure(await ansatz(['lab', 'first-look', text, '--from', json]), 2, /--from trains nothing/);
+    failure(await ansatz(['lab', 'first-look']), 2, /missing required argument 'texts'/);
+  });
+
   test('another comparison in the same folder is refused, and so is nonsense', async () => {
-    const other = await ansatz([...args, '--minutes', '0.03', '--workers', '2']);
+    const other = await ansatz([...args, '--minutes', '0.03', '--seeds', '2', '--workers', '2']);
     failure(other, 1, /other minutes \(0\.02\)/, /--run/);
     failure(await ansatz(['lab', 'first-look', join(root, 'nowhere')]), 1, /nowhere: does not exist/);
     failure(await ansatz([...all.slice(0, 3), '--seeds', '1']), 2, /--seeds cannot be '1'/);
@@ -163,5 +190,20 @@ describe('ansatz lab first-look', () => {
       /alibi/,
     );
     failure(await ansatz(['lab', 'first-look', text, '--run', text]), 1, /not a comparison's folder/);
+    const file = join(root, 'docs', 'look.json');
+    failure(
+      await ansatz(['lab', 'first-look', text, '--run', file]),
+      1,
+      /cannot be kept there: it is no folder/,
+      /--run/,
+    );
+    // Text that is too small leaves nothing that other text would have to agree with.
+    const small = join(root, 'small.txt');
+    const started = join(root, 'started');
+    writeFileSync(small, 'hello\n');
+    failure(await ansatz(['lab', 'first-look', small, '--run', started]), 1, /too small/);
+    const small2 = join(root, 'small2.txt');
+    writeFileSync(small2, 'hello again\n');
+    failure(await ansatz(['lab', 'first-look', small2, '--run', started]), 1, /too small/);
   });
 });

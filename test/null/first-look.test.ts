@@ -5,10 +5,17 @@ import { type Arm, BASE, buildArms, CONTROL } from '../../src/lab/first-look/arm
 import { sizeOf } from '../../src/lab/first-look/base.ts';
 import { largestThatFits, makespan, positionsPerStep, stepsOf } from '../../src/lab/first-look/fair.ts';
 import { EQUAL, fitParameters, parametersOf } from '../../src/lab/first-look/fit.ts';
-import { planRuns, type Run, runsFor, taskOf } from '../../src/lab/first-look/plan.ts';
-import type { RunResult, SpeedResult } from '../../src/lab/first-look/task.ts';
-import { type Done, judge } from '../../src/lab/first-look/verdict.ts';
-import { criticalT, holm, incompleteBeta, pooledResidual, twoSidedP } from '../../src/lab/statistics.ts';
+import {
+  planRuns,
+  type Run,
+  runsFor,
+  runsOfBase,
+  runsOfControl,
+  seedOf,
+  taskOf,
+} from '../../src/lab/first-look/plan.ts';
+import type { SpeedResult } from '../../src/lab/first-look/task.ts';
+import { criticalT, holm, incompleteBeta, twoSidedP } from '../../src/lab/statistics.ts';
 import { parseTrainConfig } from '../../src/train/config.ts';
 import { allTricks } from '../../src/tricks/index.ts';
 
@@ -34,28 +41,6 @@ describe('statistics', () => {
   test('Holm: the smallest p counts for all, later ones for fewer, never less than before', () => {
     assert.deepEqual(holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06]);
     assert.deepEqual(holm([0.5, 0.9]), [1, 1]);
-  });
-
-  test('the residual is what arm and seed do not explain', () => {
-    // Columns differ by 1, rows by 10: nothing is left.
-    near(pooledResidual([[0, 1], [10, 11], [20, 21]]).sigma, 0, 1e-12); // biome-ignore format: a table
-    // Of 2 x 2 cells one interaction: (a + d - b - c) / 2 with one degree of freedom.
-    const { sigma, df } = pooledResidual([[1, 2], [3, 8]]); // biome-ignore format: a table
-    near(sigma, 2, 1e-12);
-    assert.equal(df, 1);
-  });
-
-  test('it estimates the spread of runs, whatever the seeds have in common, and leaves wild rows out', () => {
-    let state = 7;
-    const uniform = (): number => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) / 2 ** 32;
-    const normal = (): number => Math.sqrt(-2 * Math.log(uniform() + 1e-12)) * Math.cos(2 * Math.PI * uniform());
-    const seeds = [3, -5, 8];
-    const rows = Array.from({ length: 400 }, (_, k) => seeds.map((s) => k + s + 0.1 * normal()));
-    rows[17] = [0, 50, -40];
-    const pooled = pooledResidual(rows);
-    assert.deepEqual(pooled.unsteady, [17]);
-    assert.equal(pooled.df, 398 * 2);
-    near(pooled.sigma, 0.1, 0.008);
   });
 });
 
@@ -163,11 +148,13 @@ const speeds = new Map([
 
 describe('plan', () => {
   test('each question of each arm and seed has one run; equal time takes equal time', () => {
-    const runs = runsFor(some, speeds, 400, { seeds: 2, baseSeeds: 4 });
+    const runs = runsFor(some, speeds, 400, { seeds: 2 });
     const ids = runs.map((r) => r.id).sort();
     const questions = ['base/both', 'alibi/both', 'base-again/positions', 'moe/positions', 'moe/time'];
     for (const q of questions) for (const seed of [1, 2]) assert.ok(ids.includes(`${q}/${seed}`), `${q}/${seed}`);
-    assert.equal(runs.filter((r) => r.arm === BASE).length, 4);
+    assert.equal(runs.filter((r) => r.arm === BASE).length, runsOfBase(2));
+    assert.equal(runs.filter((r) => r.arm === CONTROL).length, runsOfControl(2));
+    assert.ok(runsOfControl(2) > 2 && runsOfBase(2) > runsOfControl(2));
     assert.equal(new Set(ids).size, ids.length);
     const steps = (id: string): number => runs.find((r) => r.id === id)!.steps;
     assert.equal(steps('moe/positions/1'), 400);
@@ -177,7 +164,7 @@ describe('plan', () => {
   });
 
   test('as many steps as the time allows, and not one more', () => {
-    const options = { seeds: 2, baseSeeds: 4, workers: 2, seconds: 300 };
+    const options = { seeds: 2, workers: 2, seconds: 300 };
     const plan = planRuns(some, speeds, options);
     const seconds = (steps: number): number => makespan(runsFor(some, speeds, steps, options), 2);
     assert.ok(seconds(plan.steps) <= 300 && seconds(plan.steps) > 250, `${seconds(plan.steps)} s of 300`);
@@ -185,69 +172,12 @@ describe('plan', () => {
     assert.equal(plan.seconds, seconds(plan.steps));
   });
 
-  test('the same seed orders the text; the control alone has other parameters', () => {
-    const run = (arm: Arm): Run => ({ id: '', arm: arm.name, answers: 'both', seed: 2, steps: 77, seconds: 1 });
-    for (const arm of some) {
-      const task = taskOf(run(arm), arm, 100);
-      assert.deepEqual([task.config.seed, task.config.steps], [2, 77]);
-      assert.equal(task.parameterSeed === 2, arm.name !== CONTROL);
-    }
-  });
-});
-
-describe('verdicts', () => {
-  const done = (arm: string, answers: Run['answers'], values: readonly (number | string)[]): Done[] =>
-    values.map((value, k) => {
-      const run: Run = { id: `${arm}/${answers}/${k + 1}`, arm, answers, seed: k + 1, steps: 10, seconds: 1 };
-      if (typeof value === 'string') return { run, failed: value };
-      const result: RunResult = {
-        ...{ bitsPerByte: value, trainLoss: 1, steps: 10, targets: 100 },
-        ...{ seconds: 1, cpuSeconds: 1, otherSeconds: 0 },
-      };
-      return { run, result };
-    });
-  const arm = (name: string): Arm => ({ ...base, name, notes: [] });
-  const noise = [0.001, -0.001, 0.0005, -0.0007, 0.0012, -0.0003, 0.0008, -0.0011];
-  const steady = noise.map((e, k) => ({ name: `arm${k}`, values: [2 + e, 2.1 - e] }));
-  const rows = [
-    ...done(BASE, 'both', [2, 2.1, 2.05, 2.02]),
-    ...steady.flatMap(({ name, values }) => done(name, 'both', values)),
-    ...done('good', 'positions', [1.9, 2.0]),
-    ...done('good', 'time', [2.08, 2.19]),
-    ...done('same', 'both', [2, 2.1]),
-    ...done('luck', 'both', [1.99, 2.105]),
-    ...done('half', 'both', [2.2, 'diverged']),
-  ];
-  const list = [BASE, ...steady.map((s) => s.name), 'good', 'same', 'luck', 'half', 'none'].map(arm);
-  const v = judge(list, rows);
-  const of = (name: string) => v.rows.find((r) => r.arm.name === name)!;
-
-  test('clear differences are found in both directions, small ones are not', () => {
-    assert.equal(of('good').positions!.verdict, 'better');
-    near(of('good').positions!.difference, -0.1, 1e-12);
-    assert.equal(of('good').time!.verdict, 'worse');
-    for (const { name } of steady) assert.equal(of(name).positions!.verdict, 'not distinguished', name);
-    assert.equal(of('same').positions!.verdict, 'identical');
-    assert.equal(v.comparisons, steady.length + 4);
-  });
-
-  test('an arm that varies more than the others is judged by its own spread', () => {
-    const { difference, half, verdict } = of('luck').positions!;
-    near(difference, -0.0025, 1e-12);
-    assert.ok(half > 3 * of('arm0').positions!.half, `${half}`);
-    assert.equal(verdict, 'not distinguished');
-  });
-
-  test('differences are taken on the seeds that an arm has; failures are kept', () => {
-    assert.deepEqual(of('half').positions!.seeds, [1]);
-    near(of('half').positions!.difference, 0.2, 1e-12);
-    assert.deepEqual(of('half').failed, ['half/both/2: diverged']);
-    assert.equal(of('none').positions, undefined);
-    assert.ok(of('arm0').shared && of('arm0').time === of('arm0').positions);
-  });
-
-  test('the base is described by all of its seeds', () => {
-    assert.deepEqual(v.base.values, [2, 2.1, 2.05, 2.02]);
-    near(v.base.deviation, 0.04349, 1e-4);
+  test('every run has a seed of its own, the same whenever it is planned', () => {
+    const runs = runsFor(some, speeds, 400, { seeds: 3 });
+    assert.equal(new Set(runs.map(seedOf)).size, runs.length);
+    assert.ok(runs.every((r) => Number.isInteger(seedOf(r)) && seedOf(r) >= 0));
+    const run: Run = { id: 'moe/time/2', arm: 'moe', answers: 'time', seed: 2, steps: 77, seconds: 1 };
+    const { config } = taskOf(run, armOf('moe'), 100);
+    assert.deepEqual([config.seed, config.steps], [seedOf({ id: 'moe/time/2' }), 77]);
   });
 });

@@ -133,6 +133,7 @@ describe('penalties and bias', () => {
       [{ minP: -0.1 }, /minP/],
       [{ repetitionPenalty: 0 }, /repetitionPenalty 0/],
       [{ topK: Number.NaN }, /topK NaN/],
+      [{ topK: 1.5 }, /topK 1\.5 is not a whole number/],
     ] as [SamplingOptions, RegExp][])
       assert.throws(() => new Sampler(o), what);
   });

@@ -1,7 +1,7 @@
-/** What `ansatz lab first-look` does: sample, tokens, speeds, plan, trainings with progress, the verdict file. */
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs';
+/** What `ansatz lab first-look` does: sample, tokens, speeds, plan, trainings with progress, the verdict files. */
+import { existsSync } from 'node:fs';
 import { cpus } from 'node:os';
-import { basename, dirname, join } from 'node:path';
+import { basename } from 'node:path';
 import { AnsatzError, openDevice } from '../../backend/index.ts';
 import { readBaselines } from '../../data/prepare.ts';
 import { readManifest } from '../../data/shards.ts';
@@ -9,17 +9,15 @@ import type { ExtraArm } from '../../lab/first-look/arms.ts';
 import { BASE_RATE, type BaseSize, baseConfig, sizeOf, USUAL_WIDTH } from '../../lab/first-look/base.ts';
 import { type Source, sampleCorpora, sourceName } from '../../lab/first-look/corpus.ts';
 import { type Settings, SweepFolder } from '../../lab/first-look/folder.ts';
-import { jsonOf, type Machine, plotOf, reasonOf, reportOf } from '../../lab/first-look/report.ts';
-import { type Sweep, sweep } from '../../lab/first-look/sweep.ts';
-import type { Compared } from '../../lab/first-look/verdict.ts';
+import type { Machine } from '../../lab/first-look/report.ts';
+import { sweep } from '../../lab/first-look/sweep.ts';
 import type { TrainConfigInput } from '../../train/config.ts';
-import type { FirstLookFlags } from '../commands/first-look.ts';
+import { type FirstLookFlags, USUAL_OUT, USUAL_RUN } from '../commands/first-look.ts';
 import { loadRecipe } from '../common.ts';
 import { prepareWithProgress } from '../data.ts';
-import { quoted, shortPath } from '../invocation.ts';
-import { formatDuration } from '../term/format.ts';
-import { type Output, UsageError } from '../term/output.ts';
-import { table } from '../term/table.ts';
+import { quoted } from '../invocation.ts';
+import type { Output } from '../term/output.ts';
+import { markdownOf, writeVerdict } from './first-look-verdict.ts';
 import { SweepView } from './first-look-view.ts';
 
 const VOCAB = 4096;
@@ -27,8 +25,8 @@ const VOCAB = 4096;
 export async function runFirstLook(output: Output, texts: readonly string[], flags: FirstLookFlags): Promise<void> {
   const began = performance.now();
   for (const text of texts) if (!existsSync(text)) throw new AnsatzError(`${text}: does not exist`);
-  if (!flags.out.endsWith('.md')) throw new UsageError(`--out names a Markdown file (.md), not '${flags.out}'`);
   openDevice('cpu'); // what cannot train is said before text is read
+  const out = markdownOf(flags.out ?? USUAL_OUT);
   const folder = new SweepFolder(flags.run);
   const settings: Settings = {
     texts: texts.map(sourceName),
@@ -42,7 +40,7 @@ export async function runFirstLook(output: Output, texts: readonly string[], fla
   };
   const lock = folder.claim(settings);
   try {
-    await compare(output, texts, flags, { folder, settings, began });
+    await compare(output, texts, { ...flags, out }, { folder, settings, began });
   } finally {
     lock.release();
   }
@@ -57,7 +55,7 @@ interface Comparison {
 async function compare(
   output: Output,
   texts: readonly string[],
-  flags: FirstLookFlags,
+  flags: FirstLookFlags & { out: string },
   { folder, settings, began }: Comparison,
 ): Promise<void> {
   const sources = folder.plan()?.sources ?? (await prepared(output, folder, texts, settings));
@@ -77,7 +75,15 @@ async function compare(
       onDone: ({ run, result: r, failed }) => view.done(run, r?.bitsPerByte, r?.seconds, failed),
     });
     view.close();
-    write(output, result, flags, texts, folder);
+    const found = {
+      ...result,
+      machine: machineOf(),
+      // Names, not places: the file is read elsewhere.
+      command: `ansatz lab first-look ${texts.map((t) => quoted(basename(t))).join(' ')}${changed({ ...flags, out: undefined, run: USUAL_RUN })}`,
+      date: result.plan.started.slice(0, 10),
+      compressors: readBaselines(folder.data),
+    };
+    writeVerdict(output, found, flags.out, flags.run);
   } catch (error) {
     view.close();
     if (!stop.signal.aborted || !(error instanceof AnsatzError)) throw error;
@@ -91,8 +97,8 @@ async function compare(
 /** Options that differ from the defaults, as they were typed. */
 function changed({ out, run, minutes, seeds, only, cap, width, workers }: FirstLookFlags): string {
   const words: [string, string | undefined][] = [
-    ['--out', out === 'docs/verdicts/first-look.md' ? undefined : quoted(out)],
-    ['--run', run === 'runs/first-look' ? undefined : quoted(run)],
+    ['--out', out === undefined || out === USUAL_OUT ? undefined : quoted(out)],
+    ['--run', run === USUAL_RUN ? undefined : quoted(run)],
     ...[['--minutes', String(minutes)] as [string, string], ['--seeds', String(seeds)] as [string, string]],
     ['--only', only?.join(',')],
     ['--cap', cap === 16 ? undefined : String(cap)],
@@ -158,81 +164,4 @@ function machineOf(): Machine {
     node: process.versions.node,
     platform: `${process.platform} ${process.arch}`,
   };
-}
-
-/** The three files, and a short table for people. */
-function write(
-  output: Output,
-  result: Sweep,
-  flags: FirstLookFlags,
-  texts: readonly string[],
-  folder: SweepFolder,
-): void {
-  const stem = flags.out.slice(0, -'.md'.length);
-  const [svg, json] = [`${stem}.svg`, `${stem}.json`];
-  const input = {
-    ...result,
-    machine: machineOf(),
-    // Names, not places: the file is read elsewhere.
-    command: `ansatz lab first-look ${texts.map((t) => quoted(basename(t))).join(' ')}${changed({ ...flags, out: 'docs/verdicts/first-look.md', run: 'runs/first-look' })}`,
-    date: result.plan.started.slice(0, 10),
-    compressors: readBaselines(folder.data),
-    plot: basename(svg),
-  };
-  try {
-    mkdirSync(dirname(flags.out), { recursive: true });
-    writeFileSync(flags.out, reportOf(input));
-    writeFileSync(svg, plotOf(result));
-    writeFileSync(json, `${JSON.stringify(jsonOf(input), null, 1)}\n`);
-  } catch (cause) {
-    throw new AnsatzError(`${flags.out} cannot be written: ${(cause as Error).message}`, {
-      hint: 'give the same command with another --out: the results are kept',
-      cause,
-    });
-  }
-  const { verdicts } = result;
-  const cells = (c: Compared | undefined): string[] =>
-    c ? [`${c.difference < 0 ? '' : '+'}${c.difference.toFixed(3)}`, `${c.half.toFixed(3)}`, c.verdict] : ['', '', ''];
-  const right = { align: 'right' } as const;
-  const lines = table(
-    [
-      { title: 'arm' },
-      ...[{ title: 'equal positions', ...right }, { title: '±', ...right }, { title: '' }],
-      ...[{ title: 'equal time', ...right }, { title: '±', ...right }, { title: '' }],
-    ],
-    verdicts.rows.map((row) => {
-      if (!row.positions && !row.time) return [row.arm.name, '', '', 'no result'];
-      return [row.arm.name, ...cells(row.positions), ...(row.shared ? ['same run', '', ''] : cells(row.time))];
-    }),
-  );
-  const { base } = verdicts;
-  output.result(
-    'lab first-look',
-    {
-      out: flags.out,
-      plot: svg,
-      numbers: json,
-      run: flags.run,
-      base: verdicts.base,
-      sigma: verdicts.sigma,
-      comparisons: verdicts.comparisons,
-      arms: verdicts.rows.map(({ arm, positions, time, shared, failed }) => ({
-        name: arm.name,
-        ...{ positions, time, shared, failed, refused: arm.refused },
-      })),
-      seconds: result.seconds,
-    },
-    [
-      '',
-      ...lines,
-      ...verdicts.rows.flatMap((row) => {
-        const reason = reasonOf(result, row);
-        return reason ? [`${row.arm.name}: ${reason}`] : [];
-      }),
-      '',
-      `differences in held-out bits per byte from the base's ${base.mean.toFixed(4)}; one run is known to ${verdicts.sigma.toFixed(4)}`,
-      `verdict: ${shortPath(flags.out)}  plot: ${shortPath(svg)}  numbers: ${shortPath(json)}`,
-      `kept in ${shortPath(join(flags.run))}; all of it took ${formatDuration(result.seconds)}`,
-    ],
-  );
 }

@@ -68,7 +68,14 @@ const cells = (c: TrickCost): string[] =>
 export async function runTricks(output: Output, name: string | undefined, size: Size): Promise<void> {
   const base = accountFor(parseTrainConfig(baseConfig(size)));
   if (name) return showOne(output, trick(name), size, base);
-  const rows = allTricks().map((t) => ({ ...t, cost: costOf(t, size, base) }));
+  const all = allTricks();
+  const bar = output.progress({ label: 'accounting', total: all.length, unit: 'tricks', quiet: true });
+  const rows = all.map((t, k) => {
+    const cost = costOf(t, size, base);
+    bar.update(k + 1);
+    return { ...t, cost };
+  });
+  bar.finish();
   const columns = [
     { title: 'trick' },
     { title: 'confidence' },

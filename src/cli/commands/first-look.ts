@@ -6,7 +6,8 @@ import { action, number, type OutputFlags } from '../common.ts';
 import { UsageError } from '../term/output.ts';
 
 export interface FirstLookFlags extends OutputFlags {
-  out: string;
+  out?: string;
+  from?: string;
   run: string;
   minutes: number;
   seeds: number;
@@ -15,6 +16,9 @@ export interface FirstLookFlags extends OutputFlags {
   width: number;
   workers: number;
 }
+
+export const USUAL_OUT = 'docs/verdicts/first-look.md';
+export const USUAL_RUN = 'runs/first-look';
 
 const whole =
   (least: number) =>
@@ -30,11 +34,12 @@ const names = (text: string): string[] => {
 export function labCommand(): Command {
   const look = new Command('first-look')
     .description('Train every trick and the dense base on text: held-out loss at equal positions and in equal time.')
-    .argument('<texts...>', 'folders, text files, .jsonl or .jsonl.gz: a corpus each, as many bytes of each')
-    .option('--out <file>', 'the verdict; a plot and all numbers go beside it', 'docs/verdicts/first-look.md')
-    .option('--run <folder>', 'where data and results are kept; goes on with what is there', 'runs/first-look')
+    .argument('[texts...]', 'folders, text files, .jsonl or .jsonl.gz: a corpus each, as many bytes of each')
+    .option('--out <file>', `the verdict; a plot and all numbers go beside it (default: ${USUAL_OUT})`)
+    .option('--run <folder>', 'where data and results are kept; goes on with what is there', USUAL_RUN)
+    .option('--from <file>', 'train nothing: verdicts anew from the numbers (.json) of an earlier one')
     .option('--minutes <n>', 'time for all of it', number('--minutes'), 18)
-    .option('--seeds <n>', 'runs of each arm; the base has four or more', number('--seeds', whole(2)), 2)
+    .option('--seeds <n>', 'runs of each arm; the base and its control have more', number('--seeds', whole(2)), 3)
     .option('--only <names>', 'these arms only, with commas; the base and its control always run', names)
     .option('--cap <MB>', 'megabytes of text in all', number('--cap'), 16)
     .option(
@@ -51,12 +56,21 @@ export function labCommand(): Command {
     )
     .addHelpText(
       'after',
-      '\nExamples:\n  ansatz lab first-look wikipedia.jsonl.gz textbooks.jsonl.gz\n  ansatz lab first-look ~/notes --minutes 5 --only moe,alibi,muon --out notes.md\n  ansatz lab first-look ~/notes --seeds 4 --minutes 40 --run runs/look-4 --json\n\nStopped with Ctrl-C, the same command goes on.',
+      '\nExamples:\n  ansatz lab first-look wikipedia.jsonl.gz textbooks.jsonl.gz\n  ansatz lab first-look ~/notes --minutes 5 --only moe,alibi,muon --out notes.md\n  ansatz lab first-look ~/notes --seeds 4 --minutes 40 --run runs/look-4 --json\n  ansatz lab first-look --from docs/verdicts/first-look.json\n\nStopped with Ctrl-C, the same command goes on.',
     );
   action(look, async (output, texts: string[], flags: FirstLookFlags) => {
+    if (flags.from !== undefined) {
+      if (texts.length > 0) throw new UsageError('--from trains nothing, so it takes no text');
+      const { recompute } = await import('../actions/first-look-verdict.ts');
+      return recompute(output, flags.from, flags.out);
+    }
+    if (texts.length === 0) throw new UsageError("missing required argument 'texts'");
     const { runFirstLook } = await import('../actions/first-look.ts');
     await runFirstLook(output, texts, flags);
   });
-  const group = new Command('lab').description('Comparisons of many trainings.').addCommand(look);
-  return group.action(() => group.outputHelp());
+  return new Command('lab')
+    .description('Comparisons of many trainings.')
+    .helpCommand(false)
+    .addCommand(look)
+    .addHelpText('after', '\nExamples:\n  ansatz lab first-look ~/notes\n  ansatz lab first-look --help');
 }

@@ -21,7 +21,7 @@ export function prepareCommand(): Command {
     .option(
       '--vocab <n>',
       'size of the vocabulary',
-      number('--vocab', (n) => Number.isInteger(n) && n > 256),
+      number('--vocab', (n) => Number.isInteger(n) && n > 256 && n <= 2 ** 24),
       4096,
     )
     .option('--tokenizer <path>', "use this run's tokenizer, or this tokenizer.json, instead of training one")

@@ -29,8 +29,6 @@ export interface Arm {
   readonly targetsPerStep: number;
   /** FLOPs of matrix products and attention, a position in training. */
   readonly flopsPerPosition: number;
-  /** Added to the seed of the initial parameters and of draws within layers; the order of the text stays. */
-  readonly seedOffset: number;
   readonly compare: readonly Comparison[];
   readonly notes: readonly string[];
 }
@@ -52,7 +50,6 @@ interface Draft {
   readonly make: () => TrainConfigInput;
   /** Scale the hidden sizes to the base's parameters (the default). */
   readonly fit?: boolean;
-  readonly seedOffset?: number;
   readonly compare?: readonly Comparison[];
   readonly notes?: readonly string[];
 }
@@ -93,8 +90,8 @@ function withRate(config: TrainConfig): TrainConfig {
 
 /** Fits a draft to the base: vocabulary of its objective, rows of a step, parameters. */
 function finish(draft: Draft, base: TrainConfig): Arm {
-  const { name, group, summary, fit = true, seedOffset = 0, compare = ['positions', 'time'] } = draft;
-  const head = { name, group, summary, seedOffset, compare };
+  const { name, group, summary, fit = true, compare = ['positions', 'time'] } = draft;
+  const head = { name, group, summary, compare };
   const nothing = { parameters: 0, positionsPerStep: 0, targetsPerStep: 0, flopsPerPosition: 0, notes: [] };
   try {
     const input = draft.make();
@@ -153,8 +150,7 @@ export function buildArms(
   const again: Draft = {
     ...control,
     name: CONTROL,
-    summary: 'the base from other initial parameters: nothing should be found here',
-    seedOffset: 1000,
+    summary: 'the base once more: nothing should be found here',
     compare: ['positions'],
   };
   const tricks = allTricks()

@@ -3,6 +3,7 @@ import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, join, resolve } from 'node:path';
 import { AnsatzError } from '../../backend/errors.ts';
 import { readCorpus } from '../../data/corpus.ts';
+import { writing } from './folder.ts';
 
 export interface Source {
   /** The file's or folder's name without its ending. */
@@ -22,7 +23,7 @@ export async function sampleCorpora(
   bytes: number,
 ): Promise<{ sources: Source[]; files: string[] }> {
   rmSync(folder, { recursive: true, force: true });
-  mkdirSync(folder, { recursive: true });
+  writing(folder, () => mkdirSync(folder, { recursive: true }));
   const sources: Source[] = [];
   const files: string[] = [];
   for (const path of paths) {
@@ -34,7 +35,7 @@ export async function sampleCorpora(
     const { documents } = await readCorpus([path], { capBytes: bytes / paths.length });
     const lines = documents.map((d) => JSON.stringify({ text: Buffer.from(d.text).toString('utf8') }));
     const file = join(folder, `${name}.jsonl`);
-    writeFileSync(file, `${lines.join('\n')}\n`);
+    writing(folder, () => writeFileSync(file, `${lines.join('\n')}\n`));
     files.push(file);
     sources.push({ name, documents: documents.length, bytes: documents.reduce((n, d) => n + d.text.length, 0) });
   }

@@ -25,7 +25,8 @@ export interface Settings {
 
 /** What is decided before the first run. */
 export interface PlanFile {
-  readonly format: 1;
+  /** 1: runs of one seed shared initial values and order of text across arms. */
+  readonly format: 1 | 2;
   readonly settings: Settings;
   readonly sources: readonly Source[];
   readonly heldOut: { readonly tokens: number; readonly bytes: number };
@@ -37,13 +38,26 @@ export interface PlanFile {
   readonly runs: readonly Run[];
 }
 
-export function hashOf({ config, refused, seedOffset }: Arm): string {
+export function hashOf({ config, refused }: Arm): string {
   // Where the data lies says nothing about what is trained.
   const what = config ? { ...config, data: { ...config.data, folder: '' } } : refused;
-  return createHash('sha256')
-    .update(JSON.stringify([what, seedOffset]))
-    .digest('hex')
-    .slice(0, 16);
+  return createHash('sha256').update(JSON.stringify(what)).digest('hex').slice(0, 16);
+}
+
+/** @throws AnsatzError for what the system refuses. */
+export function writing<T>(path: string, work: () => T): T {
+  try {
+    return work();
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    if (code === undefined) throw cause;
+    const why =
+      code === 'ENOSPC' ? 'the disk is full' : code === 'ENOTDIR' || code === 'EEXIST' ? 'it is no folder' : code;
+    throw new AnsatzError(`${path}: a comparison cannot be kept there: ${why}`, {
+      hint: 'name another folder with --run; what is done is kept',
+      cause,
+    });
+  }
 }
 
 const same = (a: unknown, b: unknown): boolean => JSON.stringify(a) === JSON.stringify(b);
@@ -60,7 +74,7 @@ export class SweepFolder {
     this.sample = join(path, 'sample');
     const known = ['data', 'sample', 'plan.json', 'settings.json', 'results.jsonl'];
     const ours = (name: string): boolean => known.includes(name) || name.startsWith('.lock-') || name.endsWith('.tmp');
-    const strange = existsSync(path) ? readdirSync(path).find((name) => !ours(name)) : undefined;
+    const strange = existsSync(path) ? writing(path, () => readdirSync(path)).find((name) => !ours(name)) : undefined;
     if (strange !== undefined)
       throw new AnsatzError(`${path}: holds ${strange}, so it is not a comparison's folder; nothing was written`, {
         hint: 'name another folder with --run',
@@ -73,7 +87,7 @@ export class SweepFolder {
    * @throws AnsatzError when the settings are others, or another process is at it.
    */
   claim(settings: Settings): RunLock {
-    mkdirSync(this.path, { recursive: true });
+    writing(this.path, () => mkdirSync(this.path, { recursive: true }));
     const lock = RunLock.acquire(this.path);
     try {
       this.compare(settings);
@@ -87,7 +101,8 @@ export class SweepFolder {
   private compare(settings: Settings): void {
     const file = join(this.path, 'settings.json');
     this.mend();
-    if (existsSync(file)) {
+    // Until there is a plan nothing was measured or trained with them.
+    if (existsSync(file) && this.plan()) {
       const before = JSON.parse(readFileSync(file, 'utf8')) as Settings;
       const fields = [...new Set([...Object.keys(before), ...Object.keys(settings)])] as (keyof Settings)[];
       const other = fields.find((f) => !same(before[f], settings[f]));
@@ -111,7 +126,7 @@ export class SweepFolder {
   }
 
   add(line: Done | { readonly session: number }): void {
-    appendFileSync(join(this.path, 'results.jsonl'), `${JSON.stringify(line)}\n`);
+    writing(this.path, () => appendFileSync(join(this.path, 'results.jsonl'), `${JSON.stringify(line)}\n`));
   }
 
   /** Results so far, and seconds that were spent in all. A line that was cut off counts as not written. */
@@ -141,7 +156,9 @@ export class SweepFolder {
 
   private write(name: string, value: unknown): void {
     const file = join(this.path, name);
-    writeFileSync(`${file}.tmp`, `${JSON.stringify(value, null, 1)}\n`);
-    renameSync(`${file}.tmp`, file);
+    writing(this.path, () => {
+      writeFileSync(`${file}.tmp`, `${JSON.stringify(value, null, 1)}\n`);
+      renameSync(`${file}.tmp`, file);
+    });
   }
 }

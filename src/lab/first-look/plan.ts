@@ -1,6 +1,7 @@
 /** Which runs there are, in which order, and how many steps fit into the time. */
+import { createHash } from 'node:crypto';
 import type { TrainConfig } from '../../train/config.ts';
-import { type Arm, BASE } from './arms.ts';
+import { type Arm, BASE, CONTROL } from './arms.ts';
 import { largestThatFits, makespan, stepsOf } from './fair.ts';
 import type { RunTask, SpeedResult } from './task.ts';
 
@@ -16,15 +17,22 @@ export interface Run {
   readonly arm: string;
   /** The question that it answers; `both` when the arm is as fast as the base. */
   readonly answers: 'positions' | 'time' | 'both';
+  /** Which of the arm's runs for this question, from 1. */
   readonly seed: number;
   readonly steps: number;
   /** Estimate. */
   readonly seconds: number;
 }
 
+/**
+ * All arms are compared with the same runs of the base, whose luck is in every difference: it has more of them, and so has
+ * its control, whose spread is the least that any arm is judged with.
+ */
+export const runsOfBase = (seeds: number): number => 2 * seeds + 2;
+export const runsOfControl = (seeds: number): number => 2 * seeds;
+
 export interface PlanOptions {
   readonly seeds: number;
-  readonly baseSeeds: number;
   readonly workers: number;
   /** Seconds left for training. */
   readonly seconds: number;
@@ -35,12 +43,15 @@ export function runsFor(
   arms: readonly Arm[],
   speeds: ReadonlyMap<string, SpeedResult>,
   steps: number,
-  options: Pick<PlanOptions, 'seeds' | 'baseSeeds'>,
+  options: Pick<PlanOptions, 'seeds'>,
 ): Run[] {
   const base = arms.find((a) => a.name === BASE)!;
   const baseMs = speeds.get(BASE)!.baseMs;
   const runs: Run[] = [];
-  for (let seed = 1; seed <= Math.max(options.seeds, options.baseSeeds); seed++) {
+  const { seeds } = options;
+  const most = (arm: Arm): number =>
+    arm === base ? runsOfBase(seeds) : arm.name === CONTROL ? runsOfControl(seeds) : seeds;
+  for (let seed = 1; seed <= runsOfBase(seeds); seed++) {
     const ofSeed: Run[] = [];
     const add = (arm: Arm, answers: Run['answers'], n: number): void => {
       const { ratio, setupSeconds, evaluationSeconds } = speeds.get(arm.name)!;
@@ -49,7 +60,7 @@ export function runsFor(
     };
     for (const arm of arms) {
       const speed = speeds.get(arm.name);
-      if (!arm.config || !speed || seed > (arm === base ? options.baseSeeds : options.seeds)) continue;
+      if (!arm.config || !speed || seed > most(arm)) continue;
       if (arm === base) {
         add(arm, 'both', steps);
         continue;
@@ -83,8 +94,16 @@ export function planRuns(
   return { steps, runs: runsFor(arms, speeds, steps, options), seconds: seconds(steps) };
 }
 
+/**
+ * Initial values, order of the text and draws within layers are a run's own. With the same ones for all arms, those that
+ * resemble the base would share its luck and others not, and their differences would vary by unlike amounts that two or
+ * three runs cannot tell; independent runs vary more, but all alike.
+ */
+export const seedOf = (run: Pick<Run, 'id'>): number =>
+  createHash('sha256').update(run.id).digest().readUInt32LE() >>> 1;
+
 /** The training of a run, with the schedule stretched over its own steps. */
 export function taskOf(run: Run, arm: Arm, heldOutTokens: number): RunTask {
-  const config: TrainConfig = { ...arm.config!, seed: run.seed, steps: run.steps };
-  return { kind: 'run', config, parameterSeed: run.seed + arm.seedOffset, heldOutTokens };
+  const config: TrainConfig = { ...arm.config!, seed: seedOf(run), steps: run.steps };
+  return { kind: 'run', config, heldOutTokens };
 }

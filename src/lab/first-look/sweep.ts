@@ -7,14 +7,12 @@ import type { Source } from './corpus.ts';
 import { hashOf, type PlanFile, type Settings, type SweepFolder } from './folder.ts';
 import { type Planned, planRuns, type Run, taskOf } from './plan.ts';
 import { doAll } from './pool.ts';
+import type { Findings } from './report.ts';
 import type { RunResult, SpeedResult } from './task.ts';
-import { type Done, judge, type Verdicts } from './verdict.ts';
+import { type Done, judge } from './verdict.ts';
 
 /** Held-out tokens that every arm is evaluated on. */
 export const HELD_OUT_TOKENS = 65_536;
-
-/** Fewest seeds of the base: its spread is what tells luck from effect. */
-export const BASE_SEEDS = 4;
 
 /** What writing the verdict takes. */
 const CLOSING_SECONDS = 2;
@@ -39,13 +37,8 @@ export interface SweepInput {
   readonly signal?: AbortSignal;
 }
 
-export interface Sweep {
+export interface Sweep extends Findings {
   readonly plan: PlanFile;
-  readonly arms: readonly Arm[];
-  readonly done: readonly Done[];
-  readonly verdicts: Verdicts;
-  /** Seconds of all sittings. */
-  readonly seconds: number;
 }
 
 /**
@@ -111,12 +104,11 @@ async function makePlan(input: SweepInput, arms: readonly Arm[], listener: Sweep
   if (!speeds.has(BASE)) throw new AnsatzError(`the base cannot be trained: ${Object.values(all.get(BASE)!)[0]}`);
   const planned: Planned = planRuns(arms, planningSpeeds(speeds), {
     seeds: settings.seeds,
-    baseSeeds: Math.max(BASE_SEEDS, settings.seeds),
     workers: settings.workers,
     seconds: settings.minutes * 60 - (performance.now() - input.began) / 1000 - CLOSING_SECONDS,
   });
   const plan: PlanFile = {
-    format: 1,
+    format: 2,
     settings,
     sources: input.sources,
     heldOut,

@@ -13,8 +13,6 @@ import { median } from '../statistics.ts';
 export interface RunTask {
   readonly kind: 'run';
   readonly config: TrainConfig;
-  /** Seed of the initial parameters and of draws in layers; the config's own orders the text. */
-  readonly parameterSeed: number;
   readonly heldOutTokens: number;
 }
 
@@ -72,12 +70,11 @@ class Training {
   at = 0;
   targets = 0;
 
-  constructor(config: TrainConfig, parameterSeed: number) {
+  constructor(config: TrainConfig) {
     this.config = config;
     this.data = openRunData(config);
-    const own = { ...config, seed: parameterSeed };
-    this.loaded = freshModel(own);
-    this.step = new TrainStep(this.loaded.device, this.loaded.model, this.loaded.params, own, rowLength(config));
+    this.loaded = freshModel(config);
+    this.step = new TrainStep(this.loaded.device, this.loaded.model, this.loaded.params, config, rowLength(config));
     this.loader = trainLoader(config, this.data);
     this.batches = Array.from({ length: config.accumulate }, () => trainBatch(config));
   }
@@ -130,7 +127,7 @@ async function evaluate(t: Training, tokens: number, most = Number.POSITIVE_INFI
 /** Trains to the end and evaluates. `onStep` is told now and then. */
 export async function runTask(task: RunTask, onStep: (done: number) => void = () => {}): Promise<RunResult> {
   const began = performance.now();
-  const t = new Training(task.config, task.parameterSeed);
+  const t = new Training(task.config);
   try {
     const { steps } = task.config;
     const last: number[] = [];
@@ -178,9 +175,9 @@ const LEAST_ROUNDS = 8;
  */
 export async function speedTask(task: SpeedTask): Promise<SpeedResult> {
   const began = performance.now();
-  const arm = new Training({ ...task.arm, steps: 10_000 }, 1);
+  const arm = new Training({ ...task.arm, steps: 10_000 });
   const setup = performance.now() - began;
-  const base = new Training({ ...task.base, steps: 10_000 }, 1);
+  const base = new Training({ ...task.base, steps: 10_000 });
   try {
     let steps = 1;
     const time = async (t: Training): Promise<{ wall: number; cpu: number }> => {

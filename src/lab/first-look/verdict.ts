@@ -1,6 +1,7 @@
-/** From runs to verdicts: paired differences with the base, their intervals, and what may be called a difference. */
-import { criticalT, deviation, holm, mean, pooledResidual, twoSidedP } from '../statistics.ts';
-import { type Arm, BASE, type Comparison } from './arms.ts';
+/** From runs to verdicts: differences of means with the base, their errors, and what may be called a difference. */
+import { combine, ofDifference, priorOf, type Spread, spreadWithin } from '../spreads.ts';
+import { criticalT, deviation, holm, mean, twoSidedP } from '../statistics.ts';
+import { type Arm, BASE, CONTROL, type Comparison } from './arms.ts';
 import type { Run } from './plan.ts';
 import type { RunResult } from './task.ts';
 
@@ -10,18 +11,19 @@ export interface Done {
   readonly failed?: string;
 }
 
-export type Word = 'better' | 'worse' | 'not distinguished' | 'identical';
+export type Word = 'better' | 'worse' | 'not distinguished';
 
 export interface Compared {
   readonly steps: number;
-  readonly seeds: readonly number[];
-  /** Held-out bits per byte, by seed. */
+  /** Held-out bits per byte of each run. */
   readonly values: readonly number[];
   readonly mean: number;
-  /** Mean of the differences with the base on the same seeds; negative is better. */
+  /** Mean less the base's mean; negative is better. */
   readonly difference: number;
-  /** Half of the 95% interval; not corrected for the number of comparisons. */
+  /** Half of the 95% interval; not corrected for the number of comparisons. NaN when nothing is known. */
   readonly half: number;
+  /** Degrees of freedom of the interval. */
+  readonly df: number;
   /** Holm-corrected over all comparisons of the table. */
   readonly p: number;
   readonly verdict: Word;
@@ -43,10 +45,13 @@ export interface Row {
 export interface Verdicts {
   readonly rows: readonly Row[];
   readonly base: { readonly values: readonly number[]; readonly mean: number; readonly deviation: number };
-  /** Standard deviation of a run about what its arm and its seed explain, and its degrees of freedom. */
-  readonly sigma: number;
-  readonly df: number;
-  /** Arms that vary too much between seeds to be pooled. */
+  /** Standard deviation of a run of the base, control included: no arm is taken to vary less. */
+  readonly floor: number;
+  /** The usual standard deviation of a run over all arms, and how many degrees of freedom it is worth to each. */
+  readonly usual: { readonly sigma: number; readonly df: number };
+  /** What all errors were multiplied with for the sake of the control; 1 when it was quiet by itself. */
+  readonly enlarged: number;
+  /** Arms whose runs differ far more than usual. */
   readonly unsteady: readonly string[];
   readonly comparisons: number;
   readonly alpha: number;
@@ -54,86 +59,112 @@ export interface Verdicts {
 
 export const ALPHA = 0.05;
 
-/** Runs that answer a question, by seed. */
-function cellsOf(done: readonly Done[], arm: string, question: Comparison): Map<number, Done> {
-  const fits = done.filter((d) => d.run.arm === arm && (d.run.answers === question || d.run.answers === 'both'));
-  return new Map(fits.filter((d) => d.result).map((d) => [d.run.seed, d]));
+/** So many times the usual deviation is noted; of one distribution, it is one of ten thousand with two degrees of freedom. */
+const UNSTEADY = 3;
+
+/** Results of an arm that answer a question. */
+function resultsOf(done: readonly Done[], arm: string, question: Comparison): (RunResult & { run: Run })[] {
+  return done
+    .filter((d) => d.run.arm === arm && d.result && (d.run.answers === question || d.run.answers === 'both'))
+    .map((d) => ({ ...d.result!, run: d.run }))
+    .sort((a, b) => a.run.seed - b.run.seed);
 }
 
-type Raw = Omit<Compared, 'half' | 'p' | 'verdict'> & { readonly own: number; readonly question: Comparison };
+interface Raw {
+  readonly arm: string;
+  readonly steps: number;
+  readonly values: readonly number[];
+  readonly mean: number;
+  readonly difference: number;
+  readonly timeRatio: number;
+  readonly targetRatio: number;
+  /** Of its own runs alone. */
+  readonly own: Spread;
+}
 
-/** Differences of one arm, before they are judged. */
-function differences(done: readonly Done[], arm: string, question: Comparison, base: Map<number, Done>) {
-  const cells = cellsOf(done, arm, question);
-  const seeds = [...cells.keys()].filter((s) => base.has(s)).sort((a, b) => a - b);
-  if (seeds.length === 0) return undefined;
-  const of = (m: Map<number, Done>, what: (r: RunResult) => number): number[] =>
-    seeds.map((s) => what(m.get(s)!.result!));
-  const values = of(cells, (r) => r.bitsPerByte);
-  const d = of(base, (r) => r.bitsPerByte).map((b, k) => values[k] - b);
-  const ratio = (what: (r: RunResult) => number): number => mean(of(cells, what)) / mean(of(base, what));
-  const raw: Raw = {
-    question,
-    steps: cells.get(seeds[0])!.run.steps,
-    seeds,
+function rawOf(done: readonly Done[], arm: string, question: Comparison, base: readonly RunResult[]): Raw | undefined {
+  const results = resultsOf(done, arm, question);
+  if (results.length === 0 || base.length === 0) return undefined;
+  const ratio = (what: (r: RunResult) => number): number => mean(results.map(what)) / mean(base.map(what));
+  const values = results.map((r) => r.bitsPerByte);
+  return {
+    arm,
+    steps: results[0].run.steps,
     values,
     mean: mean(values),
-    difference: mean(d),
-    // Two runs make a difference, so that one has half of its variance.
-    own: d.length > 1 ? deviation(d) / Math.SQRT2 : 0,
+    difference: mean(values) - mean(base.map((r) => r.bitsPerByte)),
     timeRatio: ratio((r) => r.cpuSeconds),
     targetRatio: ratio((r) => r.targets),
+    own: spreadWithin([values]),
   };
-  return raw;
 }
 
-/** @param arms in the order of the table */
+/**
+ * All runs are independent draws. The variance of an arm's runs is what they show and what is usual among all arms,
+ * combined (../spreads.ts), but not less than what they show, and not less than that of all runs of the base, its control
+ * among them: the control's difference with the base is noise by construction, so it belongs to the noise. Should the
+ * control alone still be distinguished without any correction, all errors are enlarged until it is not.
+ * @param arms in the order of the table
+ */
 export function judge(arms: readonly Arm[], done: readonly Done[], alpha = ALPHA): Verdicts {
-  const base = cellsOf(done, BASE, 'positions');
-  const baseValues = [...base.values()].map((d) => d.result!.bitsPerByte);
-  const others = arms.filter((a) => a.name !== BASE);
-  const raws = others.map((arm) => ({
-    arm,
-    positions: differences(done, arm.name, 'positions', base),
-    time: differences(done, arm.name, 'time', base),
-    shared: done.some((d) => d.run.arm === arm.name && d.run.answers === 'both'),
-  }));
-  const identical = (r: Raw): boolean => r.values.every((v, k) => v === base.get(r.seeds[k])!.result!.bitsPerByte);
+  const base = resultsOf(done, BASE, 'positions');
+  const baseValues = base.map((r) => r.bitsPerByte);
+  const control = rawOf(done, CONTROL, 'positions', base);
+  const raws = arms
+    .filter((a) => a.name !== BASE)
+    .map((arm) => {
+      const shared = done.some((d) => d.run.arm === arm.name && d.run.answers === 'both');
+      const positions = rawOf(done, arm.name, 'positions', base);
+      return { arm, positions, time: shared ? undefined : rawOf(done, arm.name, 'time', base), shared };
+    });
+  const questions = raws.flatMap((r) => [r.positions, r.time]).filter((r) => r !== undefined);
 
-  // The table of arms by seeds: arms that have them all, each once, and none that repeats the base.
-  const most = Math.max(0, ...raws.map((r) => r.positions?.seeds.length ?? 0));
-  const whole = raws.filter((r) => r.positions && r.positions.seeds.length === most && !identical(r.positions));
-  const first = whole[0]?.positions?.seeds ?? [];
-  const table = [first.map((s) => base.get(s)!.result!.bitsPerByte), ...whole.map((r) => r.positions!.values)];
-  const { sigma, df, unsteady } = pooledResidual(first.length > 1 ? table : []);
+  const baseOwn = spreadWithin([baseValues, control?.values ?? []]);
+  const floor = spreadWithin([[...baseValues, ...(control?.values ?? [])]]).variance;
+  const prior = priorOf([baseOwn, ...questions.filter((r) => r.arm !== CONTROL).map((r) => r.own)]);
+  const spreadOf = (own: Spread): Spread => {
+    const { variance, df } = combine(own, prior);
+    return { variance: Math.max(variance, own.df > 0 ? own.variance : 0, floor || 0), df };
+  };
+  const ofBase = { ...spreadOf(baseOwn), runs: baseValues.length };
+  const errorOf = (r: Raw): Spread => {
+    const spread = r.arm === CONTROL ? ofBase : spreadOf(r.own);
+    return ofDifference({ ...spread, runs: r.values.length }, ofBase);
+  };
+  const critical = (e: Spread): number => criticalT(alpha, e.df) * Math.sqrt(e.variance);
+  const known = (e: Spread): boolean => e.df > 0 && e.variance > 0;
+  const ofControl = control && errorOf(control);
+  const enlarged = ofControl && known(ofControl) ? Math.max(1, Math.abs(control.difference) / critical(ofControl)) : 1;
 
-  // One run that answers both questions is one comparison.
-  const questions = raws.flatMap((r) => [r.positions, r.shared ? undefined : r.time]).filter((r) => r !== undefined);
-  const judged = questions.filter((r) => !identical(r) && df > 0);
-  // An arm that varies more than the pool is judged by its own spread.
-  const error = (r: Raw): number => Math.max(sigma, r.own) * Math.sqrt(2 / r.seeds.length);
-  const p = judged.map((r) => twoSidedP(r.difference / error(r), df));
+  // One run that answers both questions is one comparison; what nothing is known of is none.
+  const judged = questions.filter((r) => known(errorOf(r)));
+  const p = judged.map((r) => {
+    const { variance, df } = errorOf(r);
+    return twoSidedP(r.difference / (enlarged * Math.sqrt(variance)), df);
+  });
   const corrected = new Map(holm(p).map((value, k) => [judged[k], value]));
-  const critical = df > 0 ? criticalT(alpha, df) : Number.NaN;
   const compared = (r: Raw | undefined): Compared | undefined => {
     if (!r) return undefined;
-    const { own: _own, question: _question, ...rest } = r;
-    if (identical(r)) return { ...rest, half: 0, p: 1, verdict: 'identical' };
+    const { own: _own, arm: _arm, ...rest } = r;
+    const error = errorOf(r);
     const pr = corrected.get(r) ?? 1;
     const verdict = pr < alpha ? (r.difference < 0 ? 'better' : 'worse') : 'not distinguished';
-    return { ...rest, half: df > 0 ? critical * error(r) : Number.NaN, p: pr, verdict };
+    const half = known(error) ? enlarged * critical(error) : Number.NaN;
+    return { ...rest, half, df: error.df, p: pr, verdict };
   };
-  const rows = raws.map(({ arm, positions, time, shared }): Row => {
-    const failed = done.filter((d) => d.run.arm === arm.name && d.failed).map((d) => `${d.run.id}: ${d.failed}`);
-    const a = compared(positions);
-    return { arm, positions: a, time: shared ? a : compared(time), shared, failed };
-  });
+  const wild = (r: Raw | undefined): boolean =>
+    r !== undefined && r.own.df > 0 && r.own.variance > UNSTEADY ** 2 * Math.max(prior.variance, floor);
   return {
-    rows,
+    rows: raws.map(({ arm, positions, time, shared }): Row => {
+      const failed = done.filter((d) => d.run.arm === arm.name && d.failed).map((d) => `${d.run.id}: ${d.failed}`);
+      const a = compared(positions);
+      return { arm, positions: a, time: shared ? a : compared(time), shared, failed };
+    }),
     base: { values: baseValues, mean: mean(baseValues), deviation: deviation(baseValues) },
-    sigma,
-    df,
-    unsteady: unsteady.filter((k) => k > 0).map((k) => whole[k - 1].arm.name),
+    floor: Math.sqrt(floor),
+    usual: { sigma: Math.sqrt(prior.variance), df: prior.df },
+    enlarged,
+    unsteady: raws.filter((r) => wild(r.positions) || wild(r.time)).map((r) => r.arm.name),
     comparisons: judged.length,
     alpha,
   };
