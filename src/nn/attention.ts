@@ -1,7 +1,7 @@
 /** Attention slot: softmax attention with grouped-query heads, an optional window, and fused projections. */
 import { z } from 'zod';
 import { AnsatzError } from '../backend/errors.ts';
-import { attentionPacked, pagedSelfAttention, reshape, type Tensor } from '../tensor/index.ts';
+import { attentionPacked, concat, pagedSelfAttention, reshape, rmsNorm, split, type Tensor } from '../tensor/index.ts';
 import { attendInPieces, attentionLogits, PIECE } from './attention-pieces.ts';
 import { type ForwardContext, tap } from './context.ts';
 import { linear, matrix, packed, vector, writeBranch } from './linear.ts';
@@ -17,6 +17,8 @@ export const attentionOptions = z.strictObject({
   /** A token sees less than this many back; 0 sees all. */
   window: z.int().min(0).default(0),
   bias: z.boolean().default(false),
+  /** RMSNorm of each head's queries and of its keys, before positions turn them, with this epsilon; absent: none. */
+  qkNorm: z.number().positive().optional(),
   dropout: z.number().min(0).lt(1).default(0),
 });
 
@@ -28,7 +30,7 @@ registerSlot({
   rows: true,
   options: attentionOptions,
   build: (config, { dims, positions, headWidth: d, scales, layer, causal = true }) => {
-    const { heads, window, bias } = config;
+    const { heads, window, bias, qkNorm } = config;
     const kvHeads = config.kvHeads ?? heads;
     if (heads % kvHeads)
       throw new AnsatzError(`attention: ${heads} query heads do not share ${kvHeads} key heads evenly`);
@@ -50,16 +52,24 @@ registerSlot({
         dropout: config.dropout,
       });
     };
+    // Dehghani et al. 2023 ("Scaling vision transformers to 22 billion parameters"), as Qwen3 has it: per head.
+    const normalised = (p: ParamTree, qkv: Tensor, eps: number): Tensor => {
+      const [q, k, v] = split(qkv, [heads, kvHeads, kvHeads], 2);
+      const norm = (x: Tensor, name: string): Tensor => rmsNorm(x, tensorOf(p, name), { eps, out: x.dtype });
+      return concat([norm(q, 'qNorm'), norm(k, 'kNorm'), v], 2);
+    };
     return {
       params: {
         qkv: packed(rows, dims.width),
         out: matrix(dims.width, heads * d, 1 / Math.sqrt(2 * dims.depth)),
         ...(bias ? { qkvBias: vector(all, 0), outBias: vector(dims.width, 0) } : {}),
+        ...(qkNorm ? { qNorm: vector(d, 1), kNorm: vector(d, 1) } : {}),
       } as Record<string, ParamSpec>,
       forward: (p, x, residual, c) => {
         const [b, t] = x.shape;
         let qkv = linear(x, tensorOf(p, 'qkv'), c, { bias: bias ? tensorOf(p, 'qkvBias') : null });
         qkv = reshape(qkv, [b, t, heads + 2 * kvHeads, d]);
+        if (qkNorm) qkv = normalised(p, qkv, qkNorm);
         if (positions.rotate && !long) qkv = positions.rotate(qkv, heads, kvHeads, c);
         tap(c, `blocks.${layer}.attention.logits`, () => attentionLogits(qkv, heads, kvHeads, scale));
         if (c.rows) {

@@ -23,6 +23,10 @@ const base = {
 };
 const specs = {
   dense: base,
+  'normalised queries and keys': {
+    ...base,
+    attention: { kind: 'full', heads: 4, kvHeads: 2, headWidth: 10, qkNorm: 1e-6 },
+  },
   moe: { ...base, ffn: { kind: 'moe', experts: 8, active: 2, expert: { kind: 'glu', hidden: 32 } } },
   'sparse-ffn': { ...base, ffn: { kind: 'sparse-ffn', hidden: 64, block: 8, bias: true } },
   'sparse-ffn, units times their probability': {

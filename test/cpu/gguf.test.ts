@@ -155,6 +155,11 @@ describe('llama.cpp', { skip: peerMissing }, () => {
   for (const [name, spec] of Object.entries({
     ...decoders,
     'pairs side by side': { ...even, positions: { kind: 'rope', interleaved: true } } as Spec,
+    'normalised queries, pairs side by side, muP factors': {
+      ...decoders['normalised queries and keys'],
+      positions: { kind: 'rope', interleaved: true },
+      parametrisation: { kind: 'mup', baseWidth: 16, attention: 1.5 },
+    } as Spec,
     'NTK-aware positions': {
       ...even,
       positions: { kind: 'rope-scaled', method: 'ntk', factor: 4, trained: 16 },

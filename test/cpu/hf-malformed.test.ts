@@ -260,9 +260,9 @@ describe('runs', () => {
     { name: 'no run', error: /nothing: is not a run/, make: exporting('nothing', '--to', 'hf') },
     {
       name: 'a window',
-      error: /this model cannot be exported: model\.attention\.window 8: a Llama or T5 model sees all tokens/,
+      error: /this model cannot be exported: model\.attention\.window 8: GGUF's llama models see all tokens/,
       next: /set model\.attention\.window to 0/,
-      make: exporting('window', '--to', 'hf'),
+      make: exporting('window', '--to', 'gguf'),
     },
     { name: 'T5 as GGUF', error: /encoder-decoder.*GGUF/, next: /--to hf/, make: exporting('t5', '--to', 'gguf') },
     {

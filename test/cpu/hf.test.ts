@@ -83,6 +83,7 @@ describe('what ours has and theirs has not goes into the weights', () => {
   const dense = decoders['grouped heads, own head width, untied'];
   const tied = decoders['tied, one head a group, theta 500000'];
   const moe = decoders['mixture of experts'];
+  const normalised = decoders['normalised queries and keys'];
   const mup = { kind: 'mup', baseWidth: 16, baseDepth: 1, embedding: 2, output: 0.7, attention: 1.5 };
   const cases: Record<string, Spec> = {
     'pairs side by side': { ...dense, positions: { kind: 'rope', interleaved: true } },
@@ -96,6 +97,10 @@ describe('what ours has and theirs has not goes into the weights', () => {
     'muP factors, tied': { ...tied, parametrisation: mup },
     'gates that do not sum to 1': { ...moe, ffn: { ...(moe.ffn as object), kind: 'moe', gateScale: 1.7, active: 3 } },
     'other activations': { ...dense, ffn: { kind: 'glu', hidden: 48, activation: 'gelu' } },
+    'normalised queries, pairs side by side, muP factors': {
+      ...{ ...normalised, positions: { kind: 'rope', interleaved: true }, parametrisation: mup },
+    },
+    'a window': { ...dense, attention: { kind: 'full', heads: 4, kvHeads: 2, headWidth: 16, window: 7 } },
     'more rows than tokens': { ...dense, vocab: tokenizer.vocabSize + 5 } as Spec,
   };
   for (const [name, spec] of Object.entries(cases))

@@ -34,7 +34,15 @@ const oneLine = (error: unknown, message: RegExp): true => {
 
 describe('specs that cannot be said: the field, why, and what to change', () => {
   const cases: [string, ModelSpecInput, RegExp][] = [
-    ['window', { ...dense, attention: { kind: 'full', heads: 4, window: 8 } }, /model\.attention\.window 8/],
+    ['window with biases', { ...dense, attention: { kind: 'full', heads: 4, window: 8, bias: true } }, /window 8/],
+    ['norms of other epsilons', { ...dense, attention: { kind: 'full', heads: 4, qkNorm: 1e-4 } }, /qkNorm 0\.0001/],
+    [
+      'experts and normalised queries',
+      { ...dense, ffn: experts, attention: { kind: 'full', heads: 4, qkNorm: 1e-6 } },
+      /qkNorm/,
+    ],
+    ['t5, window', { ...stacks, attention: { kind: 'full', heads: 4, window: 8 } }, /attention\.window 8/],
+    ['t5, normalised queries', { ...stacks, attention: { kind: 'full', heads: 4, qkNorm: 1e-6 } }, /attention\.qkNorm/],
     [
       'attention kind',
       { ...dense, attention: { kind: 'blockwise', heads: 4, block: 8 } },
@@ -106,6 +114,7 @@ describe('every parameter is written once', () => {
       ffn: { kind: 'glu', hidden: 24, bias: true },
       tied: false,
     },
+    'normalised queries': { attention: { kind: 'full', heads: 4, qkNorm: 1e-6 } },
     experts: { ffn: experts },
   }))
     test(name, () => {
@@ -129,6 +138,8 @@ describe('configs', () => {
     const variants: ModelSpecInput[] = [
       dense,
       { ...dense, tied: false, attention: { kind: 'full', heads: 4, headWidth: 16, bias: true } },
+      { ...dense, attention: { kind: 'full', heads: 4, qkNorm: 1e-6 } },
+      { ...dense, attention: { kind: 'full', heads: 4, kvHeads: 2, window: 8 } },
       { ...dense, positions: { kind: 'rope-scaled', method: 'yarn', factor: 4, trained: 16, theta: 5000 } },
       {
         ...dense,
@@ -149,6 +160,8 @@ describe('configs', () => {
     const a = spec({});
     assert.deepEqual([a.tied, a.positions.theta, a.attention.kvHeads, a.attention.bias], [false, 10000, 4, false]);
     assert.equal(spec({ architectures: ['Qwen2ForCausalLM'] }).attention.bias, true);
+    const qwen = spec({ architectures: ['Qwen3ForCausalLM'], sliding_window: 8, mlp_bias: true }).attention;
+    assert.deepEqual([qwen.qkNorm, qwen.headWidth, qwen.bias, qwen.window], [1e-5, 128, false, 0]);
     const mistral = { architectures: ['MistralForCausalLM'] };
     assert.equal(spec({ ...mistral, sliding_window: 64 }).attention.window, 64);
     assert.equal(spec({ ...mistral, sliding_window: null }).attention.window, 0);

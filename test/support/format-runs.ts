@@ -184,6 +184,11 @@ export const decoders: Record<string, Omit<ModelSpecInput, 'vocab'>> = {
     ffn: { kind: 'glu', hidden: 48 },
     positions: { kind: 'rope-scaled', method: 'linear', factor: 2, trained: 32 },
   },
+  'normalised queries and keys': {
+    ...{ context: 64, width: 48, depth: 2 },
+    attention: { kind: 'full', heads: 4, kvHeads: 2, headWidth: 16, qkNorm: 1e-6 },
+    ffn: { kind: 'glu', hidden: 80 },
+  },
   'mixture of experts': {
     ...{ context: 64, width: 32, depth: 2, tied: false },
     attention: { kind: 'full', heads: 4, kvHeads: 2 },

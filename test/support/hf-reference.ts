@@ -203,7 +203,7 @@ function mixtral(m: HfModel, prefix: string, x: Rows): Rows {
   });
 }
 
-/** Logits [T][V] of LlamaForCausalLM, Qwen2ForCausalLM, MistralForCausalLM, MixtralForCausalLM. */
+/** Logits [T][V] of LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, MistralForCausalLM, MixtralForCausalLM. */
 export function decoderLogits(m: HfModel, ids: readonly number[]): number[][] {
   const c = m.config as Record<string, number>;
   const heads = c.num_attention_heads;
@@ -216,8 +216,16 @@ export function decoderLogits(m: HfModel, ids: readonly number[]): number[][] {
   for (let layer = 0; layer < c.num_hidden_layers; layer++) {
     const name = `model.layers.${layer}.`;
     const h = rms(m, `${name}input_layernorm`, x, eps);
-    const q = turn(project(m, `${name}self_attn.q_proj`, h), heads, D, r);
-    const k = turn(project(m, `${name}self_attn.k_proj`, h), kvHeads, D, r);
+    // Qwen3 normalises each head's queries and keys.
+    const normalised = (part: 'q' | 'k', x: Rows): Rows =>
+      m.tensors.has(`${name}self_attn.${part}_norm.weight`)
+        ? x.map((v) => {
+            const parts = Array.from({ length: v.length / D }, (_, n) => v.slice(n * D, (n + 1) * D));
+            return Float64Array.from(rms(m, `${name}self_attn.${part}_norm`, parts, eps).flatMap((p) => [...p]));
+          })
+        : x;
+    const q = turn(normalised('q', project(m, `${name}self_attn.q_proj`, h)), heads, D, r);
+    const k = turn(normalised('k', project(m, `${name}self_attn.k_proj`, h)), kvHeads, D, r);
     const v = project(m, `${name}self_attn.v_proj`, h);
     const mixed = attend(q, k, v, { heads, kvHeads, width: D }, (dot, t, s) =>
       s <= t && s > t - window ? dot / Math.sqrt(D) : -Infinity,

@@ -21,7 +21,7 @@ import { ggufTokenizer } from './gguf-tokenizer.ts';
 import { type HfType, huggingFaceConfig } from './hf-config.ts';
 import { freePlace, madeWhole } from './place.ts';
 import { codesAsQ8, hasCodes, type QuantisedFile, quantisedFile, quantisedNotes } from './quantised.ts';
-import { ggufDecoder, huggingFaceDecoder, huggingFaceT5, ropeFactors } from './tensors.ts';
+import { ggufDecoder, ggufFamily, huggingFaceDecoder, huggingFaceT5, ropeFactors } from './tensors.ts';
 
 export interface ExportOptions {
   readonly config: TrainConfig;
@@ -179,6 +179,14 @@ export async function exportGguf(o: ExportOptions, type: GgufType): Promise<Expo
     );
   if (facts.activation !== 'silu')
     cannotSay(`model.ffn.activation '${facts.activation}'`, "GGUF's llama models have silu", 'export it --to hf');
+  if (facts.window)
+    cannotSay(
+      `model.attention.window ${facts.window}`,
+      "GGUF's llama models see all tokens",
+      'export it --to hf, or set model.attention.window to 0',
+    );
+  if (facts.qkNorm && facts.attentionBias)
+    cannotSay('model.attention.bias', "GGUF's qwen3 models have no biases", 'export it --to hf');
   const { metadata: tokens, notes } = ggufTokenizer(o.tokenizer, {
     vocab: facts.vocab,
     begins: originOf(o.checkpoint) === undefined,
@@ -210,7 +218,7 @@ export async function exportGguf(o: ExportOptions, type: GgufType): Promise<Expo
     const bytes = await madeWhole(out, (draft) => writeGguf(draft, metadata, sources));
     const kept = narrow ? [`${narrow} matrices have rows that are not whole blocks of 32: they are f16`] : [];
     const own = [...notesOf(o.config), ...(quantised ? quantisedNotes(quantised, type) : []), ...kept];
-    return { architecture: 'llama', bytes, tensors: sources.length, notes: [...own, ...notes] };
+    return { architecture: ggufFamily(facts), bytes, tensors: sources.length, notes: [...own, ...notes] };
   } finally {
     await stored.close();
   }
@@ -227,10 +235,11 @@ function typeOf({ role, shape }: FileTensor, type: GgufType): GgufType {
 }
 
 function modelMetadata(f: DecoderFacts, name: string, type: GgufType): [string, GgufValue][] {
-  const u32 = (key: string, value: number): [string, GgufValue] => [`llama.${key}`, { type: 'u32', value }];
-  const f32 = (key: string, value: number): [string, GgufValue] => [`llama.${key}`, { type: 'f32', value }];
+  const family = ggufFamily(f);
+  const u32 = (key: string, value: number): [string, GgufValue] => [`${family}.${key}`, { type: 'u32', value }];
+  const f32 = (key: string, value: number): [string, GgufValue] => [`${family}.${key}`, { type: 'f32', value }];
   return [
-    ['general.architecture', { type: 'string', value: 'llama' }],
+    ['general.architecture', { type: 'string', value: family }],
     ['general.type', { type: 'string', value: 'model' }],
     ['general.name', { type: 'string', value: name }],
     ['general.file_type', { type: 'u32', value: FILE_TYPE[type] }],
@@ -253,12 +262,13 @@ function modelMetadata(f: DecoderFacts, name: string, type: GgufType): [string, 
 
 type Entry = (key: string, value: number) => [string, GgufValue];
 
-function ropeMetadata({ rope, headWidth }: DecoderFacts, u32: Entry, f32: Entry): [string, GgufValue][] {
-  const { theta, scaling } = rope;
+function ropeMetadata(f: DecoderFacts, u32: Entry, f32: Entry): [string, GgufValue][] {
+  const { headWidth } = f;
+  const { theta, scaling } = f.rope;
   if (!scaling || scaling.method === 'llama3') return [f32('rope.freq_base', theta)]; // llama3: rope_freqs.weight
   const { method, factor, trained, betaFast, betaSlow } = scaling;
   if (method === 'ntk') return [f32('rope.freq_base', theta * factor ** (headWidth / (headWidth - 2)))];
-  const kind: [string, GgufValue] = ['llama.rope.scaling.type', { type: 'string', value: method }];
+  const kind: [string, GgufValue] = [`${ggufFamily(f)}.rope.scaling.type`, { type: 'string', value: method }];
   const base = [f32('rope.freq_base', theta), kind, f32('rope.scaling.factor', factor)];
   if (method === 'linear') return base;
   return [

@@ -55,6 +55,10 @@ export interface DecoderFacts extends Common {
   readonly family: 'decoder';
   readonly kvHeads: number;
   readonly attentionBias: boolean;
+  /** A token sees less than this many back; 0 sees all. */
+  readonly window: number;
+  /** Queries and keys are normalised, with the epsilon of the other norms. */
+  readonly qkNorm: boolean;
   readonly ffnBias: boolean;
   readonly rope: Rope;
   /** `hidden` is then that of an expert; `gate` multiplies its output. */
@@ -92,12 +96,25 @@ function sameEverywhere(spec: ModelSpec, slot: 'attention' | 'ffn'): SlotConfig 
   return first;
 }
 
-function attentionOf(slot: SlotConfig, field: string): { heads: number; kvHeads: number; bias: boolean } {
-  const { kind, window, heads, kvHeads, bias } = slot as SlotConfig & Options;
+interface Attention {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly bias: boolean;
+  readonly window: number;
+  readonly qkNorm?: number;
+}
+
+function attentionOf(slot: SlotConfig, field: string): Attention {
+  const { kind, window, heads, kvHeads, bias, qkNorm } = slot as SlotConfig & Options;
   if (kind !== 'full')
     cannotSay(`${field}.kind '${kind}'`, 'other formats know softmax attention only', "use attention 'full'");
-  if (window) cannotSay(`${field}.window ${window}`, 'a Llama or T5 model sees all tokens', `set ${field}.window to 0`);
-  return { heads: heads as number, kvHeads: (kvHeads ?? heads) as number, bias: bias === true };
+  return {
+    heads: heads as number,
+    kvHeads: (kvHeads ?? heads) as number,
+    bias: bias === true,
+    window: (window ?? 0) as number,
+    ...(qkNorm !== undefined && { qkNorm: qkNorm as number }),
+  };
 }
 
 function common(spec: ModelSpec, attention: { heads: number }): Omit<Common, 'hidden' | 'activation'> {
@@ -133,9 +150,29 @@ export function factsOf(spec: ModelSpec): Facts {
 
 function decoderFacts(spec: ModelSpec): DecoderFacts {
   const attention = attentionOf(sameEverywhere(spec, 'attention'), 'model.attention');
-  const { bias: attentionBias, kvHeads } = attention;
-  const shared = { ...common(spec, attention), family: 'decoder', kvHeads, attentionBias, rope: ropeOf(spec) } as const;
+  const { bias: attentionBias, kvHeads, window } = attention;
+  const parts = common(spec, attention);
+  const qkNorm = attention.qkNorm !== undefined;
+  if (qkNorm && attention.qkNorm !== parts.eps)
+    cannotSay(
+      `model.attention.qkNorm ${attention.qkNorm}`,
+      `a Qwen3 model has one epsilon for all norms, here ${parts.eps}`,
+      `set it to ${parts.eps}`,
+    );
+  const shared = { ...parts, family: 'decoder', kvHeads, attentionBias, window, qkNorm, rope: ropeOf(spec) } as const;
   const ffn = sameEverywhere(spec, 'ffn');
+  if (window && (qkNorm || attentionBias || (ffn as SlotConfig & Options).bias === true))
+    cannotSay(
+      `model.attention.window ${window}`,
+      'models in which every layer has a window (Mistral) have neither biases nor normalised queries',
+      'set model.attention.window to 0',
+    );
+  if (qkNorm && (ffn.kind === 'moe' || (ffn as SlotConfig & Options).bias === true))
+    cannotSay(
+      'model.attention.qkNorm',
+      'models with normalised queries have gated feed-forward layers without a bias (Qwen3)',
+      'leave qkNorm, the experts or the bias out',
+    );
   if (ffn.kind === 'moe') return { ...shared, ffnBias: false, ...mixture(ffn, attentionBias) };
   const { hidden, activation, bias } = ffn as SlotConfig & Options;
   if (ffn.kind !== 'glu')
@@ -198,6 +235,9 @@ function t5Facts(spec: ModelSpec): T5Facts {
   const encoder = attentionOf(o.encoderAttention ?? spec.attention, 'model.layout.encoderAttention');
   const no = (field: string, why: string, hint: string): never => cannotSay(`model.${field}`, why, hint);
   if (attention.bias || encoder.bias) no('attention.bias', 'T5 has no biases', 'set model.attention.bias to false');
+  if (attention.window || encoder.window)
+    no(`attention.window ${attention.window || encoder.window}`, 'T5 sees all tokens', 'set it to 0');
+  if (attention.qkNorm || encoder.qkNorm) no('attention.qkNorm', 'T5 does not normalise queries', 'leave it out');
   const { heads } = attention;
   const all = [attention.kvHeads, encoder.heads, encoder.kvHeads, o.crossHeads ?? heads, o.crossKvHeads ?? heads];
   if (all.some((n) => n !== heads))

@@ -38,9 +38,16 @@ const nameOf = (table: Readonly<Record<string, string>>, activation: string): st
   cannotSay(`model.ffn.activation '${activation}'`, 'the other format has no name for it', 'use silu or gelu');
 
 function decoderConfig(f: DecoderFacts, type: HfType, { eos, bos }: TokenIds): Json {
+  const [architecture, family] = f.moe
+    ? ['MixtralForCausalLM', 'mixtral']
+    : f.qkNorm
+      ? ['Qwen3ForCausalLM', 'qwen3']
+      : f.window
+        ? ['MistralForCausalLM', 'mistral']
+        : ['LlamaForCausalLM', 'llama'];
   return {
-    architectures: [f.moe ? 'MixtralForCausalLM' : 'LlamaForCausalLM'],
-    model_type: f.moe ? 'mixtral' : 'llama',
+    architectures: [architecture],
+    model_type: family,
     torch_dtype: TORCH[type],
     vocab_size: f.vocab,
     hidden_size: f.width,
@@ -54,8 +61,12 @@ function decoderConfig(f: DecoderFacts, type: HfType, { eos, bos }: TokenIds): J
     rms_norm_eps: f.eps,
     ...ropeFields(f),
     ...(f.moe
-      ? { num_local_experts: f.moe.experts, num_experts_per_tok: f.moe.active, sliding_window: null }
-      : { attention_bias: f.attentionBias, mlp_bias: f.ffnBias }),
+      ? { num_local_experts: f.moe.experts, num_experts_per_tok: f.moe.active, sliding_window: f.window || null }
+      : f.qkNorm
+        ? { attention_bias: f.attentionBias, use_sliding_window: false, sliding_window: null }
+        : f.window
+          ? { sliding_window: f.window }
+          : { attention_bias: f.attentionBias, mlp_bias: f.ffnBias }),
     tie_word_embeddings: f.tied,
     attention_dropout: 0,
     initializer_range: 0.02,

@@ -59,7 +59,15 @@ class Fields {
 
 const shown = (value: unknown): string => (JSON.stringify(value) ?? 'missing').slice(0, 60);
 
-const DECODERS = ['LlamaForCausalLM', 'MistralForCausalLM', 'Qwen2ForCausalLM', 'MixtralForCausalLM'];
+const DECODERS = [
+  'LlamaForCausalLM',
+  'MistralForCausalLM',
+  'Qwen2ForCausalLM',
+  'Qwen3ForCausalLM',
+  'MixtralForCausalLM',
+];
+/** Of these, layers have windows only where the config says so. */
+const QWEN = ['Qwen2ForCausalLM', 'Qwen3ForCausalLM'];
 
 const GATED: Readonly<Record<string, string>> = {
   silu: 'silu',
@@ -107,11 +115,14 @@ function decoder(f: Fields, architecture: string, wanted?: number): Imported {
   const [width, heads] = [f.size('hidden_size'), f.size('num_attention_heads')];
   const mixtral = architecture === 'MixtralForCausalLM';
   const qwen = architecture === 'Qwen2ForCausalLM';
+  const normalised = architecture === 'Qwen3ForCausalLM';
   const act = f.json.hidden_act ?? 'silu';
   const activation = named(GATED, act) ?? f.fail(`hidden_act is ${shown(act)}, which no layer here has`);
-  if (f.json.head_dim == null && width % heads) f.fail(`${heads} heads do not divide hidden_size ${width}`);
-  const headWidth = f.size('head_dim', width / heads);
+  if (f.json.head_dim == null && !normalised && width % heads)
+    f.fail(`${heads} heads do not divide hidden_size ${width}`);
+  const headWidth = f.size('head_dim', normalised ? 128 : width / heads);
   const longest = f.size('max_position_embeddings', mixtral ? 131072 : 2048);
+  const eps = f.positive('rms_norm_eps', mixtral ? 1e-5 : 1e-6);
   const glu = { kind: 'glu', hidden: f.size('intermediate_size'), activation };
   const spec: ModelSpecInput = {
     vocab: f.size('vocab_size'),
@@ -125,15 +136,16 @@ function decoder(f: Fields, architecture: string, wanted?: number): Imported {
       headWidth,
       bias: qwen || f.flag('attention_bias', false),
       window: windowOf(f, architecture, wanted ?? longest),
+      ...(normalised && { qkNorm: eps }),
     },
-    ffn: mixtral ? mixture(f, glu) : { ...glu, bias: f.flag('mlp_bias', false) },
-    norm: { kind: 'rms', eps: f.positive('rms_norm_eps', mixtral ? 1e-5 : 1e-6) },
+    ffn: mixtral ? mixture(f, glu) : { ...glu, bias: !normalised && f.flag('mlp_bias', false) },
+    norm: { kind: 'rms', eps },
     positions: positionsOf(f, longest, mixtral ? 1e6 : 10000),
     tied: f.flag('tie_word_embeddings', false),
   };
   if (f.positive('partial_rotary_factor', 1) !== 1) f.fail('partial_rotary_factor: only whole heads are turned');
   const parsed = parseSpec(spec);
-  // The window is ours to have; what a file of this kind holds does not depend on it.
+  // What a file of this kind holds does not depend on windows.
   const plain = { ...parsed, attention: { ...parsed.attention, window: 0 } };
   const facts = factsOf(plain) as DecoderFacts;
   const tensors = huggingFaceDecoder(facts, { outBias: !qwen });
@@ -162,12 +174,12 @@ const mixture = (f: Fields, expert: object) => ({
 function windowOf(f: Fields, architecture: string, context: number): number {
   const types = f.json.layer_types;
   if (Array.isArray(types) && new Set(types).size > 1) f.fail('layer_types differ: layers with different windows');
-  if (architecture === 'Qwen2ForCausalLM' && !f.flag('use_sliding_window', false)) return 0;
+  if (QWEN.includes(architecture) && !f.flag('use_sliding_window', false)) return 0;
   if (architecture === 'LlamaForCausalLM') return 0;
   const given = f.json.sliding_window;
   if (given === null || (given === undefined && architecture !== 'MistralForCausalLM')) return 0;
   const window = f.size('sliding_window', 4096);
-  if (architecture === 'Qwen2ForCausalLM' && f.size('max_window_layers', 28) < f.size('num_hidden_layers'))
+  if (QWEN.includes(architecture) && f.size('max_window_layers', 28) < f.size('num_hidden_layers'))
     f.fail('max_window_layers: only some layers have a window');
   return window >= context ? 0 : window;
 }

@@ -50,6 +50,8 @@ interface Names {
   readonly key: string;
   readonly value: string;
   readonly out: string;
+  readonly queryNorm: string;
+  readonly keyNorm: string;
   readonly gate: string;
   readonly up: string;
   readonly down: string;
@@ -67,6 +69,8 @@ const HF: Names = {
   key: 'self_attn.k_proj',
   value: 'self_attn.v_proj',
   out: 'self_attn.o_proj',
+  queryNorm: 'self_attn.q_norm',
+  keyNorm: 'self_attn.k_norm',
   gate: 'mlp.gate_proj',
   up: 'mlp.up_proj',
   down: 'mlp.down_proj',
@@ -84,6 +88,8 @@ const GGUF: Names = {
   key: 'attn_k',
   value: 'attn_v',
   out: 'attn_output',
+  queryNorm: 'attn_q_norm',
+  keyNorm: 'attn_k_norm',
   gate: 'ffn_gate',
   up: 'ffn_up',
   down: 'ffn_down',
@@ -98,9 +104,16 @@ export interface Variant {
 export const huggingFaceDecoder = (f: DecoderFacts, variant: Variant = {}): FileTensor[] =>
   decoder(f, HF, f.rope.interleaved ? 'halves' : null, variant, hfExperts);
 
-/** llama.cpp turns pairs that lie side by side in models of its kind `llama`. */
+/** llama.cpp's name for the kind. */
+export const ggufFamily = (f: DecoderFacts): 'llama' | 'qwen3' => (f.qkNorm ? 'qwen3' : 'llama');
+
+/** llama.cpp turns pairs that lie side by side in models of its kind `llama`, and halves in others. */
 export function ggufDecoder(f: DecoderFacts): FileTensor[] {
-  const all = decoder(f, GGUF, f.rope.interleaved ? null : 'side-by-side', {}, ggufExperts);
+  const [file, ours] = [
+    ggufFamily(f) === 'llama' ? 'side-by-side' : 'halves',
+    f.rope.interleaved ? 'side-by-side' : 'halves',
+  ] as const;
+  const all = decoder(f, GGUF, file === ours ? null : file, {}, ggufExperts);
   const factors = ropeFactors(f);
   return factors ? [...all, { ...factors, role: 'other', blocks: [] }] : all;
 }
@@ -140,7 +153,7 @@ function decoder(
   for (let k = 0; k < f.depth; k++) {
     const [ours, theirs] = [`blocks.${k}.`, n.block(k)];
     const projections: [string, number, number, Partial<Piece>][] = [
-      [n.query, q, 0, { ...turned, scale }],
+      [n.query, q, 0, f.qkNorm ? turned : { ...turned, scale }],
       [n.key, kv, q, turned],
       [n.value, kv, q + kv, {}],
     ];
@@ -155,6 +168,12 @@ function decoder(
           tensor(`${theirs}${name}.bias`, [rows], rowsOf(`${ours}attention.qkvBias`, rows, 1, first, more), 'other'),
         );
       if (outBias) out.push(vector(`${theirs}${n.out}.bias`, `${ours}attention.outBias`, d, 0, branch));
+    }
+    if (f.qkNorm) {
+      // What a norm takes away again goes into its own weights; elements lie as those of the heads' rows.
+      const own = (name: string, param: string, more: Partial<Piece>): FileTensor =>
+        tensor(`${theirs}${name}.weight`, [D], rowsOf(`${ours}attention.${param}`, D, 1, 0, more), 'other');
+      out.push(own(n.queryNorm, 'qNorm', { ...turned, scale }), own(n.keyNorm, 'kNorm', turned));
     }
     out.push(norm(`${theirs}${n.norm2}.weight`, `${ours}norm2.weight`, f));
     if (f.moe) {
