@@ -1,4 +1,5 @@
 /** A prompt as a model's objective puts it. */
+import { AnsatzError } from '../backend/errors.ts';
 import type { Tokenizer } from '../data/tokenizer/index.ts';
 import type { Objective, Prompt, PromptOptions, Vocabulary } from '../objectives/index.ts';
 
@@ -35,6 +36,10 @@ export function putTokens(
   text: readonly number[],
   { mode, context: before }: PromptOptions,
 ): Prompt & { decoder: number[] } {
+  if (mode !== undefined && !objective?.modes?.includes(mode))
+    throw objective?.modes
+      ? new AnsatzError(`no mode '${mode}'`, { hint: `choose from ${objective.modes.join(', ')}` })
+      : new AnsatzError(`the model has no modes, so none can be '${mode}'`, { hint: 'leave the mode out' });
   const put = (own: readonly number[], given: readonly number[] | undefined): Prompt => {
     const options: PromptOptions = { mode, context: given };
     const plain = { decoder: [...startOf(tokenizer), ...(given ?? []), ...own], stop: [] };

@@ -125,6 +125,8 @@ export interface Objective {
   documents?(vocabulary: Vocabulary, seed: number): DocumentTransform;
   /** Absent: held-out rows are ordinary rows, each token predicted from those before it. */
   heldOut?(vocabulary: Vocabulary): HeldOutRows;
+  /** Modes that a prompt may ask for; absent: there are none. */
+  readonly modes?: readonly string[];
   /** Absent: the end-of-text token, then the prompt. */
   prompt?(vocabulary: Vocabulary, ids: readonly number[], options: PromptOptions): Prompt;
 }

@@ -86,6 +86,7 @@ function build(o: Options, sizes: Sizes): Objective {
     rows: (v): RowMaker => ({ kind: 'row', change: (row) => change(row, v, o, base) }),
     heldOut: (v) => ({ overlap: 0, encoder, change: (row) => void change(row, v, o, base) }),
     ...(prompt && { prompt }),
+    ...(prompt && base?.modes && { modes: base.modes }),
   };
 }
 

@@ -3,7 +3,6 @@
  * all rows have one shape without padding and the mixture is exact in every row.
  */
 import { z } from 'zod';
-import { AnsatzError } from '../backend/errors.ts';
 import { corrupt } from '../tricks/ul2/corrupt.ts';
 import { denoiserSchema, type mixtures } from '../tricks/ul2/mixtures.ts';
 import { END, modeToken, START, sentinelToken, ul2Specials } from '../tricks/ul2/specials.ts';
@@ -45,10 +44,12 @@ interface Ids {
   readonly sentinels: readonly number[];
 }
 
+const MODES = ['R', 'S', 'X'] as const;
+
 const idsOf = (v: Vocabulary, plan: RowPlan): Ids => ({
   start: v.id(START),
   end: v.id(END),
-  mode: Object.fromEntries(['R', 'S', 'X'].map((m) => [m, v.id(modeToken(m as 'R'))])),
+  mode: Object.fromEntries(MODES.map((m) => [m, v.id(modeToken(m))])),
   sentinels: Array.from({ length: plan.sentinels }, (_, k) => v.id(sentinelToken(k))),
 });
 
@@ -110,6 +111,7 @@ function build(o: Ul2Options, sizes: Sizes): Objective {
   return {
     shape,
     specials: ul2Specials(plan.sentinels - 1),
+    modes: MODES,
     packs: true,
     rows: (v) => makeRows(plan, o, sizes, v),
     ...(sizes.encoder && {
@@ -122,8 +124,6 @@ function build(o: Ul2Options, sizes: Sizes): Objective {
     }),
     prompt: (v, text, { mode = 'S', context }) => {
       const ids = idsOf(v, plan);
-      if (!(mode in ids.mode))
-        throw new AnsatzError(`no mode '${mode}'`, { hint: `choose from ${Object.keys(ids.mode).join(', ')}` });
       const first = o.modes ? [ids.mode[mode]] : [];
       // A continuation is text; the answers of other modes are marked with sentinels.
       const special = [ids.start, ...Object.values(ids.mode), ...(mode === 'S' ? ids.sentinels : [])];
