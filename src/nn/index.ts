@@ -10,6 +10,6 @@ export { type KindConfig, kindSchema } from './kinds.ts';
 export { type LowRank, withLowRank } from './low-rank.ts';
 export * from './module.ts';
 export * from './parametrise.ts';
-export { type RowPass, type RowState, recent } from './rows.ts';
+export { evenForRows, type RowPass, type RowState, recent } from './rows.ts';
 export * from './slots.ts';
 export * from './stack.ts';

@@ -4,7 +4,15 @@
  * pages, through the context's `rows`. All such state is per token: taking back a speculated token is a shorter length,
  * and sequences with the same beginning share its pages.
  */
-import { type CacheFormat, pagedRecent, pagedWrite, type RowIndex, reshape, type Tensor } from '../tensor/index.ts';
+import {
+  type CacheFormat,
+  pagedRecent,
+  pagedWrite,
+  quantise,
+  type RowIndex,
+  reshape,
+  type Tensor,
+} from '../tensor/index.ts';
 
 /** State of one layer, asked for in the same order by every pass of a model. */
 export interface RowState {
@@ -23,6 +31,13 @@ export interface RowPass extends RowState {
   /** Tokens that a row sees on average: for cost accounting alone. */
   readonly seen: number;
 }
+
+/**
+ * An f32 matrix [n, k] or [E, n, k] for products in rows: in blocks, a row's sums, and the choices that depend on them, do
+ * not depend on how many rows there are. Outside of such passes, the matrix itself.
+ */
+export const evenForRows = (rows: RowPass | null, w: Tensor): Tensor =>
+  rows ? rows.constant(() => quantise(w, 'f32x16')) : w;
 
 /**
  * A layer's vectors of the last `count` tokens, oldest first: f32 [R, count, ...], zeros before a sequence's start. x

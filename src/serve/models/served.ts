@@ -5,6 +5,7 @@ import type { Tokenizer } from '../../data/tokenizer/index.ts';
 import type { OpenDecoding } from '../../infer/decoding.ts';
 import { chatFiles } from '../../infer/formats/chat-files.ts';
 import type { OpenRun } from '../../infer/load.ts';
+import { unusedOf } from '../../infer/prompt.ts';
 import type { Vocabulary } from '../../objectives/index.ts';
 import { vocabularyOf } from '../../train/objective.ts';
 import { closeInspector } from '../inspect.ts';
@@ -72,7 +73,7 @@ export class ServedModel {
     this.template = chatTemplate(tokenizer, run.path);
     this.ends = chatFiles(run.path).ends.filter((id) => id < tokenizer.vocabSize && id !== tokenizer.eot);
     this.grammars = new Grammars(tokenizer, model.spec.vocab, [...new Set([...this.template.stop, ...this.ends])]);
-    this.unused = Array.from({ length: model.spec.vocab - tokenizer.vocabSize }, (_, k) => tokenizer.vocabSize + k);
+    this.unused = unusedOf(tokenizer, model.spec.vocab);
     this.fingerprint = `fp_${createHash('sha256').update(`${run.hash}:${checkpoint.step}`).digest('hex').slice(0, 10)}`;
   }
 

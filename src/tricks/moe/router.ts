@@ -3,7 +3,7 @@
  *
  * Shapes: N = B T tokens, E experts, k choices of a token.
  */
-import { choose, type ForwardContext, type ParamSpec, type ParamTree, tensorOf } from '../../nn/index.ts';
+import { choose, evenForRows, type ForwardContext, type ParamSpec, type ParamTree, tensorOf } from '../../nn/index.ts';
 import {
   affine,
   cast,
@@ -19,7 +19,6 @@ import {
   ne,
   noGrad,
   ones,
-  quantise,
   type Routing,
   reshape,
   route,
@@ -69,7 +68,7 @@ export function routerLogits(w: Tensor, x: Tensor, jitter: number, c: ForwardCon
   if (jitter > 0 && c.training && c.random)
     rows = mul(cast(rows, 'f32'), uniform(c.random, rows.shape, c.nextStream(), 1 - jitter, 1 + jitter));
   // In blocks, a row's sums do not depend on how many rows there are: neither do its experts.
-  const weight = c.rows ? c.rows.constant(() => quantise(w, 'f32x16')) : w;
+  const weight = evenForRows(c.rows, w);
   return matmul(rows, weight, { transB: true, compute: 'f32', out: 'f32' });
 }
 

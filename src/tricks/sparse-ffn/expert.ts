@@ -1,7 +1,7 @@
 /** The layer as an expert of a mixture: each expert has units and a controller of its own. */
 import { AnsatzError } from '../../backend/errors.ts';
-import { tensorOf } from '../../nn/index.ts';
-import { dropout, groupedMatmul, quantise } from '../../tensor/index.ts';
+import { evenForRows, tensorOf } from '../../nn/index.ts';
+import { dropout, groupedMatmul } from '../../tensor/index.ts';
 import { expertLinear, registerExpert } from '../moe/index.ts';
 import { maskedUnits } from './gate.ts';
 import { usageMonitor } from './monitor.ts';
@@ -21,7 +21,7 @@ registerExpert({
       forward: (p, x, groups, c) => {
         const h = expertLinear(x, tensorOf(p, 'up'), groups, c, true);
         // In blocks, what a controller sees of a row does not depend on how many rows its expert has.
-        const low = c.rows ? c.rows.constant(() => quantise(tensorOf(p, 'low'), 'f32x16')) : tensorOf(p, 'low');
+        const low = evenForRows(c.rows, tensorOf(p, 'low'));
         const t = groupedMatmul(x, low, groups, { transB: true, compute: 'f32', out: 'f32' });
         let a = maskedUnits(o, p, h, t, c, groups.offsets);
         if (c.random && o.dropout > 0) a = dropout(a, c.random, o.dropout, c.nextStream());

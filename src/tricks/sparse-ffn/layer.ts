@@ -4,7 +4,7 @@
  * Jaszczur et al. 2021).
  */
 import type { ForwardContext, Mixer, ParamSpec, ParamTree, SlotContext } from '../../nn/index.ts';
-import { tensorOf } from '../../nn/index.ts';
+import { evenForRows, tensorOf } from '../../nn/index.ts';
 import { linear, vector, writeBranch } from '../../nn/linear.ts';
 import {
   affine,
@@ -13,7 +13,6 @@ import {
   matmul,
   packLogits,
   packUnits,
-  quantise,
   reshape,
   scope,
   sparseUnits,
@@ -48,7 +47,7 @@ export function buildSparseFfn(o: SparseFfnOptions, { dims, scales, layer }: Slo
     const flat = reshape(x, [-1, width]);
     const h = linear(flat, tensorOf(p, 'up'), c, { bias: biasOf(p, 'upBias') });
     // The controller runs in f32: a rounded logit is another choice. In blocks, a row does not see how many there are.
-    const low = c.rows ? c.rows.constant(() => quantise(tensorOf(p, 'low'), 'f32x16')) : tensorOf(p, 'low');
+    const low = evenForRows(c.rows, tensorOf(p, 'low'));
     const t = matmul(flat, low, { transB: true, compute: 'f32', out: 'f32' });
     const a = maskedUnits(o, p, h, t, c);
     return writeBranch(reshape(a, [...x.shape.slice(0, -1), o.hidden]), tensorOf(p, 'down'), residual, c, {
